@@ -1,0 +1,32 @@
+# Each command makes what it needs: a fresh machine has only Python 3.11 or newer, and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+
+.PHONY: demo test test-all lint bench clean
+
+demo: $(VENV)/.installed-experiments  ## attack, score, fine-tune: the main job on real images, in minutes
+	$(BIN)/python -m experiments.hard_positives --preset quick --out runs/demo
+
+test: $(VENV)/.installed-test lint  ## what CI runs
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not peers"
+
+test-all: $(VENV)/.installed-peers lint  ## everything, slow tests and comparisons with PyTorch libraries included
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed-peers  ## side by side with peers; results in benchmarks/results
+	for b in benchmarks/bench_*.py; do $(BIN)/python $$b || exit 1; done
+
+$(VENV)/.installed-%: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,167 @@
+"""Constraints: (candidate image, origin) -> the nearest allowed image.
+
+A constraint acts on the candidate, not on the step, so a search reads the model only at images that may be
+returned.  All are for one image [H, W, C]; `origin` is the clean image.
+"""
+
+from typing import Any, Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from advjax.attacks.directions import check_mask_shape
+from advjax.value import number, static, value
+
+__all__ = ["Both", "Box", "Constraint", "L1Ball", "L2Ball", "LinfBall", "Quantise", "Region", "ball"]
+
+
+class Constraint(Protocol):
+    """(candidate [H, W, C], origin [H, W, C]) -> allowed image [H, W, C]."""
+
+    def __call__(self, candidate: jax.Array, origin: jax.Array) -> jax.Array: ...
+
+
+@value
+class Box:
+    """Every pixel in [0, 1]."""
+
+    def __call__(self, candidate: jax.Array, origin: jax.Array) -> jax.Array:
+        return jnp.clip(candidate, 0.0, 1.0)
+
+
+@value
+class Region:
+    """Only pixels inside `mask` may differ from the origin; outside they are the origin's bits.
+
+    Attributes:
+      mask: 0/1 array, 1 = alterable; [H, W, C] or [H, W, 1], or one for each image [B, H, W, C or 1].
+    """
+
+    mask: Any = number(rank=3, dtype=np.bool_)
+
+    def check_image_shape(self, shape: tuple[int, ...]) -> None:
+        """Raises ValueError if the mask does not fit images of `shape` [H, W, C]."""
+        check_mask_shape(self.mask, shape)
+
+    def __call__(self, candidate: jax.Array, origin: jax.Array) -> jax.Array:
+        return jnp.where(self.mask, candidate, origin)
+
+
+@value
+class Quantise:
+    """Every pixel on the grid k / (levels - 1), as an image file stores it.
+
+    Attributes:
+      levels: number of grey levels, 256 for 8 bit.
+      rounding: "nearest" (half to even), or "inward": towards the origin, so that a ball or a box that held the
+        candidate holds the rounded image too (the origin must be on the grid).
+    """
+
+    levels: int = static(default=256)
+    rounding: Literal["nearest", "inward"] = static(default="nearest")
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.levels, int) or self.levels < 2:
+            raise ValueError(f"levels must be an integer of 2 or more, got {self.levels!r}")
+        if self.rounding not in ("nearest", "inward"):
+            raise ValueError(f'rounding must be "nearest" or "inward", got {self.rounding!r}')
+
+    def __call__(self, candidate: jax.Array, origin: jax.Array) -> jax.Array:
+        steps = float(self.levels - 1)
+        if self.rounding == "nearest":
+            return jnp.round(candidate * steps) / steps
+        # A candidate within 1e-4 of a level is on it: otherwise epsilon = 8/255 would lose a level to float error.
+        slack = 1e-4
+        inward = jnp.where(
+            candidate >= origin, jnp.floor(candidate * steps + slack), jnp.ceil(candidate * steps - slack)
+        )
+        return inward / steps
+
+
+@value
+class LinfBall:
+    """`max |x - origin| <= epsilon`."""
+
+    epsilon: float = number()
+
+    def __post_init__(self) -> None:
+        check_not_negative("epsilon", self.epsilon)
+
+    def __call__(self, candidate: jax.Array, origin: jax.Array) -> jax.Array:
+        return origin + jnp.clip(candidate - origin, -self.epsilon, self.epsilon)
+
+    def sample(self, key: jax.Array, image: jax.Array) -> jax.Array:
+        """A uniform draw from the ball around zero, of the shape of `image`."""
+        return jax.random.uniform(key, image.shape, image.dtype, -1.0, 1.0) * self.epsilon
+
+
+@value
+class L2Ball:
+    """`||x - origin||_2 <= epsilon`."""
+
+    epsilon: float = number()
+
+    def __post_init__(self) -> None:
+        check_not_negative("epsilon", self.epsilon)
+
+    def __call__(self, candidate: jax.Array, origin: jax.Array) -> jax.Array:
+        return origin + optax.projections.projection_l2_ball(candidate - origin, jnp.asarray(self.epsilon))
+
+    def sample(self, key: jax.Array, image: jax.Array) -> jax.Array:
+        """A uniform draw from the ball around zero, of the shape of `image`."""
+        direction, length = jax.random.split(key)
+        normal = jax.random.normal(direction, image.shape, image.dtype)
+        radius = jax.random.uniform(length, (), image.dtype) ** (1.0 / image.size)
+        return normal * (self.epsilon * radius / jnp.sqrt(jnp.sum(normal * normal)))
+
+
+@value
+class L1Ball:
+    """`sum |x - origin| <= epsilon`, by the exact projection (Duchi et al. 2008)."""
+
+    epsilon: float = number()
+
+    def __post_init__(self) -> None:
+        check_not_negative("epsilon", self.epsilon)
+
+    def __call__(self, candidate: jax.Array, origin: jax.Array) -> jax.Array:
+        # optax mixes integers and floats in there, which strict promotion (a user's setting) would refuse.
+        with jax.numpy_dtype_promotion("standard"):
+            projected = optax.projections.projection_l1_ball(candidate - origin, jnp.asarray(self.epsilon))
+        return origin + projected
+
+    def sample(self, key: jax.Array, image: jax.Array) -> jax.Array:
+        """A uniform draw from the ball around zero, of the shape of `image`."""
+        # n + 1 exponentials, normalised, are uniform on the simplex; dropping one leaves its filled l1 ball.
+        signs, sizes, rest = jax.random.split(key, 3)
+        exponential = jax.random.exponential(sizes, image.shape, image.dtype)
+        total = jnp.sum(exponential) + jax.random.exponential(rest, (), image.dtype)
+        return exponential * jax.random.rademacher(signs, image.shape, image.dtype) * (self.epsilon / total)
+
+
+@value
+class Both:
+    """Constraints one after the other.  Put a ball before the box and the grid last, rounding inward."""
+
+    parts: tuple[Any, ...] = ()
+
+    def __call__(self, candidate: jax.Array, origin: jax.Array) -> jax.Array:
+        for part in self.parts:
+            candidate = part(candidate, origin)
+        return candidate
+
+
+def ball(norm: Literal["linf", "l2", "l1"], epsilon: Any) -> LinfBall | L2Ball | L1Ball:
+    """The ball of radius `epsilon` (a number, or one for each image [B]) in `norm`."""
+    kinds: dict[str, type[LinfBall] | type[L2Ball] | type[L1Ball]] = {"linf": LinfBall, "l2": L2Ball, "l1": L1Ball}
+    if norm not in kinds:
+        raise ValueError(f'norm must be "linf", "l2" or "l1", got {norm!r}')
+    return kinds[norm](epsilon)
+
+
+def check_not_negative(name: str, content: Any) -> None:
+    """Raises ValueError if `content` holds a negative or NaN number (arrays of JAX are left to the trace)."""
+    if isinstance(content, np.ndarray) and not np.all(content >= 0):
+        raise ValueError(f"{name} must not be negative or NaN, got {content}")

@@ -1,0 +1,234 @@
+"""Named attacks: a few lines over the parts."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from advjax.attacks.attack import BestOf, Finish, Move, RandomStart, Repeat, Stack, stack
+from advjax.attacks.constraints import Both, Box, Quantise, Region, ball
+from advjax.attacks.directions import L1, L2, Chain, Masked, Sign, Value
+from advjax.attacks.objectives import CrossEntropy, HotCold
+from advjax.attacks.searches import Boundary, Fixed
+
+__all__ = ["fgs", "fgv", "hard_positive", "hot_cold", "hot_cold_sign", "pgd"]
+
+
+def fgs(epsilon: Any = None, *, mask: Any = None, levels: int | None = 256) -> Move:
+    """Fast gradient sign: `x + s sign(grad_x J(x, y))` (Goodfellow et al. 2015; Rozsa et al. 2016, section 4).
+
+    Args:
+      epsilon: how far to go, in [0, 1] units of linf; one number, or one for each image [B].  None: to the nearest
+        image along the ray that fools the model (`Boundary`).
+      mask: 0/1 array [H, W, C] or [H, W, 1], or one for each image; only pixels where it is 1 change.
+      levels: number of grey levels of the returned image, on whose grid it is classified; None: no rounding.
+
+    Returns:
+      An attack for `perturb`.
+
+    Raises:
+      ValueError: epsilon is negative; mask is not 0/1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from advjax import fgs, from_function, perturb
+      >>> def model(w, x):
+      ...     return jnp.stack([x.mean((1, 2, 3)), w - x.mean((1, 2, 3))], -1)
+      >>> classifier = from_function(model, jnp.float32(0.6))
+      >>> images, labels = jnp.full((1, 4, 4, 1), 102 / 255), jnp.array([0])
+      >>> result = perturb(fgs(), classifier, images, labels)
+      >>> result.success.tolist(), (result.linf * 255).round().tolist()
+      ([True], [26.0])
+    """
+    return _along_ray(CrossEntropy(), Sign(), epsilon, mask, levels)
+
+
+def fgv(epsilon: Any = None, *, mask: Any = None, levels: int | None = 256) -> Move:
+    """Fast gradient value: `x + s g / max|g|`, g = grad_x J(x, y) (Rozsa et al. 2016, eq. 6).
+
+    Arguments, result and errors as for `fgs`.
+
+    Example:
+      >>> from advjax import fgv
+      >>> attack = fgv()
+    """
+    return _along_ray(CrossEntropy(), Value(), epsilon, mask, levels)
+
+
+def hot_cold(
+    rank: Any = 1,
+    *,
+    ranks: Iterable[int] | None = None,
+    targets: Any = None,
+    epsilon: Any = None,
+    mask: Any = None,
+    levels: int | None = 256,
+    cold: Literal["paper", "abs"] = "paper",
+) -> Move | Stack:
+    """Hot/cold: moves towards a hot class and away from the label (Rozsa et al. 2016, section 4.2, eq. 7).
+
+    With h(x) the logits, c the hot class and y the label, the crafted features are
+
+        omega_j = |h_c(x)| if j = c,  -h_y(x) if j = y,  0 otherwise,
+
+    and the ray is their backpropagation to the image, one vector-Jacobian product with omega as cotangent:
+
+        d = B(omega) = sum_j omega_j grad_x h_j(x);    x + s d / max|d|.
+
+    Any wrong class counts as success, as in the paper, not just the hot one.
+
+    Args:
+      rank: the hot class is the one of the rank-th largest logit among the others, from 1 (HC-1, HC-2, ...).
+      ranks: several ranks in one call, `range(1, 10)` say; the result has a leading axis over them.
+      targets: the hot class by number instead of rank; one number, or one for each image [B].
+      epsilon, mask, levels: as for `fgs`.
+      cold: "paper" is eq. 7 literally; "abs" uses -|h_y|, which still cools a label whose logit is negative.
+
+    Example:
+      >>> from advjax import hot_cold
+      >>> all_nine = hot_cold(ranks=range(1, 10))
+      >>> towards_three = hot_cold(targets=3)
+    """
+    return _hot_cold(Value(), rank, ranks, targets, epsilon, mask, levels, cold)
+
+
+def hot_cold_sign(
+    rank: Any = 1,
+    *,
+    ranks: Iterable[int] | None = None,
+    targets: Any = None,
+    epsilon: Any = None,
+    mask: Any = None,
+    levels: int | None = 256,
+    cold: Literal["paper", "abs"] = "paper",
+) -> Move | Stack:
+    """Hot/cold along the sign of its derivatives: `x + s sign(B(omega))` (Rozsa et al. 2016, HC-S of Fig. 4).
+
+    Arguments, result and errors as for `hot_cold`.
+
+    Example:
+      >>> from advjax import hot_cold_sign
+      >>> attack = hot_cold_sign(rank=2)
+    """
+    return _hot_cold(Sign(), rank, ranks, targets, epsilon, mask, levels, cold)
+
+
+def hard_positive(attack: Any, factor: Any) -> Any:
+    """The image beyond the boundary: `x + factor s* d`, s* the boundary distance (Rozsa et al. 2016, section 4.3).
+
+    The continuous perturbation is scaled, and then rounded and clipped.  The paper uses 1.05 and 1.10.
+
+    Args:
+      attack: an attack that searches the boundary (made without epsilon), or a stack of such.
+      factor: multiple of the boundary distance; one number of 1 or more, or one for each image [B].
+
+    Raises:
+      ValueError: factor is below 1; the attack does not search the boundary.
+
+    Example:
+      >>> from advjax import hard_positive, hot_cold
+      >>> hard_positives = hard_positive(hot_cold(ranks=range(1, 10)), 1.05)
+    """
+    if not isinstance(factor, jax.Array) and not np.all(np.asarray(factor) >= 1):
+        raise ValueError(f"factor must be 1 or more, got {factor}")
+    if isinstance(attack, Stack):
+        return Stack(jax.vmap(lambda single: hard_positive(single, jnp.asarray(factor, jnp.float32)))(attack.attack))
+    if isinstance(attack, Move) and isinstance(attack.search, Boundary):
+        search = dataclasses.replace(attack.search, factor=factor)
+        return dataclasses.replace(attack, search=search)
+    raise ValueError(f"attack must search the boundary, as fgs() without epsilon does, got {attack!r}")
+
+
+def pgd(
+    epsilon: Any,
+    *,
+    norm: Literal["linf", "l2", "l1"] = "linf",
+    step_size: Any,
+    steps: int,
+    random_start: bool = True,
+    restarts: int = 1,
+    objective: Any = None,
+    mask: Any = None,
+    levels: int | None = 256,
+) -> Any:
+    """Projected gradient descent: `x <- P(x + step_size d(grad J))`, P the ball around the clean image and [0, 1].
+
+    d is the steepest direction in the norm: the sign for linf, g/||g|| for l2, one pixel for l1 (Madry et al. 2018).
+    The steps are not rounded; the last image is, towards the clean image, and so stays in the ball.
+
+    Args:
+      epsilon: radius of the ball, in [0, 1] units; one number, or one for each image [B].
+      norm: "linf", "l2" or "l1".
+      step_size: length of each step in that norm.
+      steps: number of steps.
+      random_start: begin at a uniform point of the ball, rather than at the clean image.
+      restarts: runs from different starts, of which the one of largest margin is kept.
+      objective: what to climb, by default the cross-entropy; see `advjax.attacks.objectives`.
+      mask, levels: as for `fgs`.
+
+    Example:
+      >>> from advjax import pgd
+      >>> attack = pgd(0.3, step_size=0.01, steps=40)
+    """
+    directions: dict[str, Any] = {"linf": Sign(), "l2": L2(), "l1": L1()}
+    region = ball(norm, epsilon)
+    allowed = Both((region, Box(), *_regions(mask)))
+    move = Move(
+        CrossEntropy() if objective is None else objective,
+        Chain((*_masked(mask), directions[norm])),
+        Fixed(step_size),
+        allowed,
+    )
+    attack: Any = Repeat(move, steps)
+    if random_start:
+        attack = RandomStart(attack, region, allowed)
+    if levels is not None:
+        attack = Finish(attack, Quantise(levels, "inward"))
+    if restarts == 1:
+        return attack
+    if not random_start:
+        raise ValueError(f"restarts must be 1 without random_start, since all would be the same, got {restarts}")
+    return BestOf(attack, restarts)
+
+
+def _hot_cold(
+    direction: Any, rank: Any, ranks: Any, targets: Any, epsilon: Any, mask: Any, levels: Any, cold: Any
+) -> Move | Stack:
+    if ranks is not None:
+        if targets is not None:
+            raise ValueError("give ranks or targets, not both")
+        return stack([_along_ray(HotCold(r, None, cold), direction, epsilon, mask, levels) for r in ranks])
+    objective = HotCold(rank, None, cold) if targets is None else HotCold(None, targets, cold)
+    return _along_ray(objective, direction, epsilon, mask, levels)
+
+
+def _along_ray(objective: Any, direction: Any, epsilon: Any, mask: Any, levels: int | None) -> Move:
+    """One move along `direction`: to the boundary, rounded to the nearest level, or `epsilon` far and no farther."""
+    search = Boundary() if epsilon is None else Fixed(epsilon)
+    rounding: Literal["nearest", "inward"] = "nearest" if epsilon is None else "inward"
+    grid = () if levels is None else (Quantise(levels, rounding),)
+    # The mask comes last: outside it the clean image's own bits stay.
+    constraint = Both((Box(), *grid, *_regions(mask)))
+    return Move(objective, Chain((*_masked(mask), direction)), search, constraint)
+
+
+def _masked(mask: Any) -> tuple[Masked, ...]:
+    return () if mask is None else (Masked(_checked(mask)),)
+
+
+def _regions(mask: Any) -> tuple[Region, ...]:
+    return () if mask is None else (Region(_checked(mask)),)
+
+
+def _checked(mask: Any) -> Any:
+    if isinstance(mask, jax.core.Tracer):
+        return mask
+    array = np.asarray(mask)
+    if array.ndim not in (3, 4):
+        raise ValueError(f"mask must be [H, W, C] or [H, W, 1], or one for each image, got shape {array.shape}")
+    if not np.all((array == 0) | (array == 1)):
+        raise ValueError(f"mask must hold 0 and 1 only, got values from {array.min()} to {array.max()}")
+    return array.astype(np.bool_)

@@ -1,0 +1,113 @@
+"""Objectives: (logits [K], label, clean logits [K]) -> the scalar that an attack climbs."""
+
+from typing import Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from advjax.value import number, static, value
+
+__all__ = ["CrossEntropy", "HotCold", "Margin", "Objective", "Targeted", "margin"]
+
+
+class Objective(Protocol):
+    """What an attack climbs.  `clean_logits` are those of the unperturbed image; they are constants."""
+
+    def __call__(self, logits: jax.Array, label: jax.Array, clean_logits: jax.Array) -> jax.Array: ...
+
+
+def margin(logits: jax.Array, label: jax.Array) -> jax.Array:
+    """`max_{j != y} h_j - h_y`: positive where the model is fooled.  logits [K], label scalar -> scalar."""
+    return jnp.max(jnp.where(_one_hot(label, logits), -jnp.inf, logits)) - logits[label]
+
+
+@value
+class CrossEntropy:
+    """`J = -log softmax(h)_y`, the objective of fast gradient sign and value and of PGD."""
+
+    def __call__(self, logits: jax.Array, label: jax.Array, clean_logits: jax.Array) -> jax.Array:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, label)
+
+
+@value
+class Margin:
+    """`max_{j != y} h_j - h_y`, which does not saturate where the softmax does (Carlini & Wagner 2017)."""
+
+    def __call__(self, logits: jax.Array, label: jax.Array, clean_logits: jax.Array) -> jax.Array:
+        return margin(logits, label)
+
+
+@value
+class Targeted:
+    """`log softmax(h)_target`: climbs towards the class `target` (a class number, or one for each image [B])."""
+
+    target: int = number(dtype=np.int32)
+
+    def check_classes(self, classes: int) -> None:
+        """Raises ValueError if a target is no class of the model."""
+        _check_targets(self.target, classes)
+
+    def __call__(self, logits: jax.Array, label: jax.Array, clean_logits: jax.Array) -> jax.Array:
+        return -optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(self.target))
+
+
+@value
+class HotCold:
+    """Rozsa et al. 2016, eq. 7: adds the features of a hot class and removes those of the cold class y.
+
+    With h the logits of the clean image, y its label and c != y the hot class, the cotangent is
+
+        omega_j = |h_c| if j = c,  -h_y if j = y,  0 otherwise
+
+    and the objective is `<omega, logits>` with omega held constant.  Its gradient in the image is the
+    vector-Jacobian product of the logits with omega, `sum_j omega_j grad h_j`: the paper's B(omega).
+
+    Attributes:
+      rank: the hot class is the one with the rank-th largest clean logit among the classes other than y, from 1.
+      target: the hot class itself, instead of `rank`.  Where it is y there is no direction.
+      cold: "paper" takes -h_y literally; "abs" takes -|h_y|, which still cools the class where h_y < 0.
+    """
+
+    rank: int | None = number(dtype=np.int32, default=1)
+    target: int | None = number(dtype=np.int32, default=None)
+    cold: Literal["paper", "abs"] = static(default="paper")
+
+    def __post_init__(self) -> None:
+        if self.cold not in ("paper", "abs"):
+            raise ValueError(f'cold must be "paper" or "abs", got {self.cold!r}')
+        if isinstance(self.rank, np.ndarray) and np.any(self.rank < 1):
+            raise ValueError(f"rank must be 1 (the closest class) or more, got {self.rank}")
+
+    def check_classes(self, classes: int) -> None:
+        """Raises ValueError if a rank or target lies beyond the model's classes."""
+        if self.target is not None:
+            _check_targets(self.target, classes)
+        elif self.rank is not None and np.any(np.asarray(self.rank) > classes - 1):
+            raise ValueError(
+                f"rank must be at most {classes - 1}, the number of other classes, got {np.max(self.rank)}"
+            )
+
+    def __call__(self, logits: jax.Array, label: jax.Array, clean_logits: jax.Array) -> jax.Array:
+        is_label = _one_hot(label, clean_logits)
+        if self.target is not None:
+            hot = jnp.asarray(self.target)
+        else:
+            others = jnp.where(is_label, -jnp.inf, clean_logits)
+            hot = jnp.argsort(others, descending=True)[self.rank - 1]  # type: ignore[operator]
+        cold = jnp.abs(clean_logits) if self.cold == "abs" else clean_logits
+        omega = jnp.where(_one_hot(hot, clean_logits), jnp.abs(clean_logits), jnp.zeros_like(clean_logits))
+        omega = jnp.where(is_label, -cold, omega)
+        omega = jnp.where(hot == label, jnp.zeros_like(omega), omega)
+        return jnp.vdot(jax.lax.stop_gradient(omega), logits)
+
+
+def _one_hot(index: jax.Array, logits: jax.Array) -> jax.Array:
+    return jnp.arange(logits.shape[-1], dtype=jnp.int32) == index
+
+
+def _check_targets(targets: object, classes: int) -> None:
+    array = np.asarray(targets)
+    if np.any((array < 0) | (array >= classes)):
+        raise ValueError(f"targets must be classes from 0 to {classes - 1}, got {array}")

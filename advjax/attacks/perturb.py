@@ -1,0 +1,135 @@
+"""perturb: runs an attack on a batch.  The one `vmap` and the one `jit` of the attacks."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from advjax.attacks.attack import Failure, Problem, Stack, is_fooled
+from advjax.attacks.checks import Flags, check_flags, check_inputs, flag_inputs, on_host
+from advjax.attacks.perturbation import Perturbation
+from advjax.classifier import Classifier
+from advjax.fastcpu import accelerate
+from advjax.scores.norms import l0, l1, l2, linf
+from advjax.value import batch_axes
+
+__all__ = ["perturb"]
+
+
+def perturb(
+    attack: Any,
+    classifier: Classifier,
+    images: jax.Array,
+    labels: jax.Array,
+    key: jax.Array | None = None,
+) -> Perturbation:
+    """Perturbs each image of a batch by `attack` so that `classifier` errs.
+
+    Everything runs in one compiled program, which is reused for other weights, other numbers in the attack (epsilon,
+    factor, mask, target) and other images of the same shapes.  Images sharded over devices stay sharded.
+
+    Args:
+      attack: an attack (`fgs()`, `hot_cold(rank=2)`, ...) or a `stack` of attacks.
+      classifier: see `from_nnx`, `from_linen` and `from_function`.
+      images: [B, H, W, C] float32 in [0, 1], on the grid k/255 unless the attack was made with `levels=None`.
+      labels: [B] integers, the true classes.
+      key: `jax.random.key(seed)`, for random attacks; image i then draws from `fold_in(key, i)`, whatever batch or
+        device it is on.  Or an array of keys, one for each image.
+
+    Returns:
+      A `Perturbation`, one entry for each image (and each attack of a stack).
+
+    Raises:
+      TypeError, ValueError: an argument is not as above; the message names it.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from advjax import fgs, from_nnx, perturb
+      >>> from advjax.models import LeNet
+      >>> from flax import nnx
+      >>> classifier = from_nnx(LeNet(rngs=nnx.Rngs(0)))
+      >>> images = jnp.round(jax.random.uniform(jax.random.key(1), (2, 28, 28, 1)) * 255) / 255
+      >>> labels = classifier(images).argmax(-1)
+      >>> perturb(fgs(), classifier, images, labels).success.tolist()
+      [True, True]
+    """
+    keys = check_inputs(attack, classifier, images, labels, key)
+    result, flags = _run(attack, classifier, images, labels, keys)
+    if on_host(flags):
+        check_flags(attack, flags)
+    return result
+
+
+class _Outcome(NamedTuple):
+    perturbation: Perturbation
+    clean_logits: jax.Array
+
+
+@jax.jit
+def _run(
+    attack: Any, classifier: Classifier, images: jax.Array, labels: jax.Array, keys: jax.Array
+) -> tuple[Perturbation, Flags]:
+    images, labels = jnp.asarray(images), jnp.asarray(labels).astype(jnp.int32)
+    attack = jax.tree.map(lambda leaf: _as_dtype(leaf, images.dtype), attack)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(keys, jnp.arange(images.shape[0])) if keys.ndim == 0 else keys
+
+    def on_batch(attack: Any, variables: Any, images: jax.Array, labels: jax.Array, keys: jax.Array) -> _Outcome:
+        leaves, structure = jax.tree.flatten(attack)
+
+        def on_image(leaves: list[Any], image: jax.Array, label: jax.Array, key: jax.Array) -> _Outcome:
+            model = Classifier(variables, classifier.apply)
+            return _attack_one(jax.tree.unflatten(structure, leaves), model, image, label, key)
+
+        axes = batch_axes(attack, images.shape[0])
+        return jax.vmap(on_image, in_axes=(axes, 0, 0, 0))(leaves, images, labels, keys)
+
+    if isinstance(attack, Stack):
+        program: Any = jax.vmap(on_batch, in_axes=(0, None, None, None, None))
+        attack = attack.attack
+    else:
+        program = on_batch
+    outcome = accelerate(program)(attack, classifier.variables, images, labels, keys)
+    return outcome.perturbation, flag_inputs(images, labels, outcome.clean_logits)
+
+
+def _attack_one(attack: Any, classifier: Classifier, image: jax.Array, label: jax.Array, key: jax.Array) -> _Outcome:
+    """The attack on one image [H, W, C], and the verdict on exactly the image that it returns."""
+
+    def logits_of(image: jax.Array) -> jax.Array:
+        logits = classifier(image[None])
+        if logits.ndim != 2 or logits.shape[0] != 1 or logits.shape[1] < 2:
+            raise ValueError(
+                f"the classifier must return logits of shape [B, K] with K >= 2 classes, "
+                f"got {logits.shape} for a batch of 1"
+            )
+        return logits[0].astype(image.dtype)
+
+    clean_logits = logits_of(image)
+    problem = Problem(logits_of, image, label, clean_logits)
+    state = attack.step(problem, attack.init(problem, key))
+    logits = logits_of(state.image)
+    clean_prediction = jnp.argmax(clean_logits).astype(jnp.int32)
+    right = clean_prediction == label
+    success = right & is_fooled(logits, label)
+    failure = jnp.where(state.failure == Failure.NONE, Failure.NOT_FOOLED, state.failure)
+    failure = jnp.where(right, failure, Failure.ALREADY_MISCLASSIFIED)
+    perturbation = Perturbation(
+        image=state.image,
+        label=label,
+        clean_prediction=clean_prediction,
+        prediction=jnp.argmax(logits).astype(jnp.int32),
+        success=success,
+        scale=state.scale,
+        l0=l0(state.image, image),
+        l1=l1(state.image, image),
+        l2=l2(state.image, image),
+        linf=linf(state.image, image),
+        calls=state.calls + 2,
+        failure=jnp.where(success, Failure.NONE, failure).astype(jnp.int8),
+    )
+    return _Outcome(perturbation, clean_logits)
+
+
+def _as_dtype(leaf: Any, dtype: Any) -> jax.Array:
+    array = jnp.asarray(leaf)
+    return array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array

@@ -1,0 +1,89 @@
+"""Perturbation: the one record that every attack returns, and the PNG files that cannot undo it."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from advjax.attacks.attack import Failure
+from advjax.value import value
+
+__all__ = ["Perturbation"]
+
+
+@value
+class Perturbation:
+    """What became of each image.  Arrays have shape [B], images [B, H, W, C]; a stack of attacks leads with [R].
+
+    Attributes:
+      image: the perturbed images, on the grid unless the attack was made with `levels=None`.
+      label: the labels given.
+      clean_prediction: the model's class for the clean image.
+      prediction: the model's class for exactly the image returned.
+      success: the clean image was answered rightly, the returned one is answered wrongly (by more than rounding
+        error: see `is_fooled`).
+      scale: distance along the last ray, in units of the ray (linf units in [0, 1] for `fgs`, `fgv`, `hot_cold`).
+      l0: number of pixel positions changed.
+      l1, l2, linf: norms of the difference, in units of [0, 1].
+      calls: evaluations of the model: forward passes, a gradient counting as one.
+      failure: a `Failure`, which says why `success` is False.
+    """
+
+    image: jax.Array
+    label: jax.Array
+    clean_prediction: jax.Array
+    prediction: jax.Array
+    success: jax.Array
+    scale: jax.Array
+    l0: jax.Array
+    l1: jax.Array
+    l2: jax.Array
+    linf: jax.Array
+    calls: jax.Array
+    failure: jax.Array
+
+    def to_uint8(self) -> np.ndarray:
+        """The images as uint8, the same grey levels exactly.
+
+        Raises:
+          ValueError: the images are not on the grid of 256 levels, so that rounding could undo the attack.
+        """
+        levels = np.asarray(self.image) * np.float32(255)
+        rounded = np.round(levels)
+        if np.max(np.abs(levels - rounded), initial=0.0) > 1e-3:
+            raise ValueError(
+                "the images are not on the grid k/255, and rounding them could undo the attack; "
+                "make the attack with levels=256 (the default)"
+            )
+        return rounded.astype(np.uint8)
+
+    def save_png(self, folder: str | Path) -> list[Path]:
+        """Writes each image as `folder/00000.png` (`folder/0_00000.png` for a stack) and returns the paths.
+
+        Images must have 1 (grey) or 3 (colour) channels.
+        """
+        from PIL import Image
+
+        pixels = self.to_uint8()
+        channels = pixels.shape[-1]
+        if channels not in (1, 3):
+            raise ValueError(f"a PNG needs images of 1 or 3 channels, got {channels}")
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = []
+        for index in np.ndindex(pixels.shape[:-3]):
+            *stacked, number = index
+            path = folder / ("".join(f"{i}_" for i in stacked) + f"{number:05d}.png")
+            picture = pixels[index]
+            Image.fromarray(picture[..., 0] if channels == 1 else picture).save(path)
+            paths.append(path)
+        return paths
+
+    def summary(self) -> str:
+        """One line: how many succeeded, and why the others did not.
+
+        Example: `3 of 4 succeeded; 1 ALREADY_MISCLASSIFIED`.
+        """
+        success, failure = np.asarray(self.success), np.asarray(self.failure)
+        reasons = [f"{np.sum(failure == f)} {f.name}" for f in Failure if f and np.any(failure == f)]
+        return "; ".join([f"{success.sum()} of {success.size} succeeded", *reasons])

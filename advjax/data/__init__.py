@@ -1,0 +1,18 @@
+"""Data sets as NumPy arrays, the pixel grid, and the InfiMNIST-like generator; importing it loads no TFDS."""
+
+from advjax.data.digits import load_digits
+from advjax.data.infimnist import InfimnistLike, calibrate, infimnist_like, misclassified_share
+from advjax.data.sources import Dataset, load
+from advjax.data.transforms import to_float, to_uint8
+
+__all__ = [
+    "Dataset",
+    "load",
+    "load_digits",
+    "to_float",
+    "to_uint8",
+    "InfimnistLike",
+    "infimnist_like",
+    "misclassified_share",
+    "calibrate",
+]

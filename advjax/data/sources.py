@@ -1,0 +1,146 @@
+"""Loads a data set into NumPy arrays, by name; the only file that knows TensorFlow Datasets (TFDS)."""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from advjax.data.digits import load_digits
+
+__all__ = ["Dataset", "load"]
+
+_TFDS_NAMES = ("mnist", "cifar10")
+_BLOCK = 2000  # records per read: about four times faster than one by one
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images and labels in memory.
+
+    Attributes:
+        name: the data set's name.
+        split: the split as it was asked for.
+        images: uint8 [N, H, W, C]; `to_float` makes them float32 in [0, 1].
+        labels: int32 [N], in 0..num_classes-1.
+        num_classes: the number of classes.
+    """
+
+    name: str
+    split: str
+    images: np.ndarray
+    labels: np.ndarray
+    num_classes: int
+
+
+def load(name: str, split: str, *, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
+    """Loads one split of a data set, in its stored order.
+
+    Args:
+        name: "digits" (scikit-learn's, resized to 28x28: see `load_digits`), "mnist" or "cifar10" (as TFDS
+            prepared them; read without TensorFlow and without a network).
+        split: "train", "test", or a slice of one by position, as in "train[:1000]" or "test[-500:]".
+        data_dir: where TFDS keeps its data sets. Default: the environment variable `TFDS_DATA_DIR`, read now,
+            or else TFDS's own `~/tensorflow_datasets`. "digits" does not use it.
+
+    Returns:
+        A `Dataset`; another data set or split never stands in for the one that was asked for.
+
+    Raises:
+        ValueError: for an unknown name or split, or an empty slice.
+        FileNotFoundError: if the data set is not there, with the way to prepare it.
+        ImportError: if the package that reads it is missing.
+
+    >>> digits = load("digits", "train[:100]")
+    >>> digits.images.shape, digits.labels.dtype, digits.num_classes
+    ((100, 28, 28, 1), dtype('int32'), 10)
+    """
+    whole, window = _parse_split(split)
+    if name == "digits":
+        images, labels = load_digits(whole)
+        images, labels, num_classes = images[window], labels[window], 10
+    elif name in _TFDS_NAMES:
+        images, labels, num_classes = _load_tfds(name, whole, window, data_dir)
+    else:
+        raise ValueError(f"name must be one of {('digits', *_TFDS_NAMES)}, got {name!r}")
+    if not len(labels):
+        raise ValueError(f"split {split!r} of {name} holds no example")
+    return Dataset(name, split, images, labels, num_classes)
+
+
+def _parse_split(split: str) -> tuple[str, slice]:
+    """ "train[10:20]" -> ("train", slice(10, 20))."""
+    match = re.fullmatch(r"(\w+)(?:\[(-?\d+)?:(-?\d+)?\])?", split)
+    if match is None:
+        raise ValueError(f'split must look like "train", "test" or "train[:1000]", got {split!r}')
+    start, stop = (None if bound is None else int(bound) for bound in match.groups()[1:])
+    return match[1], slice(start, stop)
+
+
+def _load_tfds(
+    name: str, split: str, window: slice, data_dir: str | os.PathLike[str] | None
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Images, labels and the number of classes of `split[window]` from an ArrayRecord data set."""
+    root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    builder = _prepared_builder(name, root)
+    if split not in builder.info.splits:
+        raise ValueError(f"split must be one of {sorted(builder.info.splits)} for {name}, got {split!r}")
+    rows = range(builder.info.splits[split].num_examples)[window]
+    features = builder.info.features
+    images = np.empty((len(rows), *features["image"].shape), np.uint8)
+    labels = np.empty(len(rows), np.int32)
+    with _without_group_size_warning():
+        source = builder.as_data_source(split)
+        for start in range(0, len(rows), _BLOCK):
+            records = source.__getitems__(list(rows[start : start + _BLOCK]))
+            images[start : start + _BLOCK] = [record["image"] for record in records]
+            labels[start : start + _BLOCK] = [record["label"] for record in records]
+    return images, labels, features["label"].num_classes
+
+
+def _prepared_builder(name: str, root: pathlib.Path) -> Any:
+    """The newest prepared version of `name` under `root`, if it can be read without TensorFlow."""
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ImportError(f'"{name}" needs tensorflow-datasets: pip install "advjax[data]"') from error
+    versions = [info.parent for info in (root / name).glob("*.*.*/dataset_info.json")]
+    if not versions:
+        raise FileNotFoundError(_how_to_prepare(name, root, "is not there"))
+    newest = max(versions, key=lambda folder: [int(part) for part in re.findall(r"\d+", folder.name)])
+    builder = tfds.builder_from_directory(newest)
+    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        found = f"is stored as {builder.info.file_format.value}, which only TensorFlow reads"
+        raise FileNotFoundError(_how_to_prepare(name, root, found))
+    return builder
+
+
+def _how_to_prepare(name: str, root: pathlib.Path, problem: str) -> str:
+    return (
+        f"data set {name!r} {problem}: looked for {root / name}/<version> in ArrayRecord format."
+        " Pass data_dir or set TFDS_DATA_DIR if it is elsewhere."
+        " To prepare it there, once (needs TensorFlow and a network):\n"
+        '    pip install "advjax[prepare]"\n'
+        f"    python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}', data_dir='{root}',"
+        " file_format='array_record').download_and_prepare()\""
+    )
+
+
+@contextlib.contextmanager
+def _without_group_size_warning() -> Iterator[None]:
+    """Hides array_record's complaint about several records in a chunk: they are only slower to read."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "group size" not in record.getMessage()
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)

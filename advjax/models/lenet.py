@@ -1,0 +1,100 @@
+"""Caffe's LeNet for MNIST and the solver it was published with."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+__all__ = ["LeNet", "caffe_solver"]
+
+# Caffe's "xavier": U(-sqrt(3/fan_in), sqrt(3/fan_in)), by fan_in alone. One object for all networks, because
+# graph definitions compare their initializers by identity and a new definition would mean a new trace.
+_XAVIER = nnx.initializers.variance_scaling(1.0, "fan_in", "uniform")
+_ZEROS = nnx.initializers.zeros_init()
+
+
+class LeNet(nnx.Module):
+    """LeNet as in Caffe's MNIST example: no non-linearity but the pools and one ReLU, 431,080 parameters.
+
+    conv 5x5x20 (valid) -> max pool 2/2 -> conv 5x5x50 (valid) -> max pool 2/2 -> dense 500 -> ReLU -> dense
+    `num_classes`. Weights start as U(+-sqrt(3/fan_in)), biases as 0. Caffe multiplies grey levels 0..255 by
+    1/256; an image in [0, 1] is therefore multiplied by 255/256 inside.
+
+    Args:
+        num_classes: number of logits.
+        rngs: `nnx.Rngs`; the stream `params` draws the weights.
+
+    Source: BVLC/caffe, examples/mnist/lenet_train_test.prototxt; Rozsa et al. 2016, sec. 5.2.
+
+    >>> LeNet(rngs=nnx.Rngs(0))(jnp.zeros((2, 28, 28, 1))).shape
+    (2, 10)
+    """
+
+    def __init__(self, num_classes: int = 10, *, rngs: nnx.Rngs) -> None:
+        init: dict[str, Any] = {"kernel_init": _XAVIER, "bias_init": _ZEROS, "rngs": rngs}
+        self.conv1 = nnx.Conv(1, 20, (5, 5), padding="VALID", **init)
+        self.conv2 = nnx.Conv(20, 50, (5, 5), padding="VALID", **init)
+        self.dense1 = nnx.Linear(4 * 4 * 50, 500, **init)
+        self.dense2 = nnx.Linear(500, num_classes, **init)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Logits float32 [B, num_classes] of images float32 [B, 28, 28, 1] in [0, 1]."""
+        if images.ndim != 4 or images.shape[1:] != (28, 28, 1):
+            raise ValueError(f"images must have shape [B, 28, 28, 1], got {images.shape}")
+        x = self.conv1(images * (255 / 256))
+        x = nnx.max_pool(x, (2, 2), strides=(2, 2))
+        x = self.conv2(x)
+        x = nnx.max_pool(x, (2, 2), strides=(2, 2))
+        x = nnx.relu(self.dense1(x.reshape(x.shape[0], -1)))
+        return self.dense2(x)
+
+
+def caffe_solver(
+    learning_rate: float = 0.01,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    gamma: float = 1e-4,
+    power: float = 0.75,
+    bias_multiplier: float = 2.0,
+) -> optax.GradientTransformation:
+    """Caffe's SGD with the "inv" policy; the defaults are those of its LeNet (10,000 steps of batch 64).
+
+    At step t, with r_t = `learning_rate` (1 + `gamma` t)^-`power`, for each parameter w with gradient g:
+
+        v <- momentum v + m r_t (g + weight_decay w),        w <- w - v
+
+    where m = `bias_multiplier` for biases and 1 otherwise. The decay applies to biases too. The rate is
+    inside the momentum buffer, unlike `optax.sgd`, where a change of the rate also rescales the past steps.
+
+    A parameter is a bias if the last key of its path is "bias", as in NNX states and Linen variables alike.
+
+    Source: BVLC/caffe, src/caffe/solvers/sgd_solver.cpp and examples/mnist/lenet_solver.prototxt.
+
+    >>> params = {"bias": jnp.ones(1), "kernel": jnp.ones(1)}
+    >>> solver = caffe_solver(learning_rate=0.1, weight_decay=0.0)
+    >>> updates, _ = solver.update(params, solver.init(params), params)
+    >>> {name: round(float(update[0]), 3) for name, update in updates.items()}
+    {'bias': -0.2, 'kernel': -0.1}
+    """
+
+    def rate(count: jax.Array) -> jax.Array:
+        return learning_rate * (1 + gamma * jnp.asarray(count, jnp.float32)) ** -power
+
+    def scale_bias(path: tuple[Any, ...], update: jax.Array) -> jax.Array:
+        return update * bias_multiplier if _is_bias(path) else update
+
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay),
+        optax.scale_by_schedule(rate),
+        optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale_bias, updates)),
+        optax.trace(decay=momentum),
+        optax.scale(-1.0),
+    )
+
+
+def _is_bias(path: tuple[Any, ...]) -> bool:
+    names = [str(getattr(entry, "key", getattr(entry, "name", None))) for entry in path]
+    # In an nnx.State each path ends with the attribute that holds the Variable's array.
+    return names[-1:] == ["bias"] or names[-2:] == ["bias", "value"]

@@ -1,0 +1,113 @@
+"""Values: frozen pytrees whose numbers are traced by JAX and whose structure is compared by value.
+
+A part of an attack is such a value.  Because equal structures are equal, building the same attack anew, or with
+another epsilon, factor or mask of the same shape, never compiles again.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, TypeVar, dataclass_transform
+
+import jax
+import numpy as np
+from numpy.typing import DTypeLike
+
+__all__ = ["batch_axes", "number", "static", "value", "walk"]
+
+T = TypeVar("T")
+
+
+def number(rank: int = 0, dtype: DTypeLike = np.float32, **field_options: Any) -> Any:
+    """A traced field.  With `rank` axes it is shared by all images, with one more in front it is per image."""
+    return dataclasses.field(metadata={"rank": rank, "dtype": np.dtype(dtype)}, **field_options)
+
+
+def static(**field_options: Any) -> Any:
+    """A field that is part of the structure: hashable, compared by value, a change of it compiles anew."""
+    return dataclasses.field(metadata={"static": True}, **field_options)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(number, static))
+def value(cls: type[T]) -> type[T]:
+    """Makes `cls` a frozen dataclass and a JAX pytree; numbers given as Python or NumPy numbers become arrays.
+
+    Example:
+      >>> from advjax.value import number, value
+      >>> @value
+      ... class Radius:
+      ...     epsilon: float = number()
+      >>> jax.tree.leaves(Radius(0.5))
+      [array(0.5, dtype=float32)]
+    """
+    own_check = getattr(cls, "__post_init__", None)
+
+    def __post_init__(self: Any) -> None:
+        for field in dataclasses.fields(self):
+            if "rank" in field.metadata:
+                content = getattr(self, field.name)
+                # JAX rebuilds values around tracers and placeholders, which pass untouched.
+                if isinstance(content, int | float | list | tuple | np.generic | np.ndarray):
+                    array = np.asarray(content, field.metadata["dtype"])
+                    object.__setattr__(self, field.name, array)
+        if own_check is not None:
+            own_check(self)
+
+    cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
+    frozen = dataclasses.dataclass(frozen=True)(cls)
+    fields = dataclasses.fields(frozen)  # type: ignore[arg-type]
+    meta = [f.name for f in fields if f.metadata.get("static")]
+    data = [f.name for f in fields if f.name not in meta]
+    return jax.tree_util.register_dataclass(frozen, data_fields=data, meta_fields=meta)
+
+
+def walk(part: Any) -> Iterator[Any]:
+    """Every value inside `part`, itself first."""
+    if isinstance(part, tuple):
+        for element in part:
+            yield from walk(element)
+    elif dataclasses.is_dataclass(part):
+        yield part
+        for field in dataclasses.fields(part):
+            if not (field.metadata.get("static") or "rank" in field.metadata):
+                yield from walk(getattr(part, field.name))
+
+
+def batch_axes(part: Any, batch: int, *, extra: int = 0) -> list[int | None]:
+    """For each leaf of `part`, in `jax.tree.leaves` order, the axis that runs over the images, or None.
+
+    `extra` leading axes (of a stack of attacks) come before.  Raises ValueError where a per-image leaf has another
+    number of images than `batch`, or an impossible rank.
+    """
+    axes: list[int | None] = []
+    for element in _in_leaf_order(part):
+        field, content = element
+        rank = np.ndim(content) - extra
+        if rank == field.metadata["rank"]:
+            axes.append(None)
+        elif rank == field.metadata["rank"] + 1:
+            if np.shape(content)[extra] != batch:
+                raise ValueError(
+                    f"{field.name} has one entry for each of {np.shape(content)[extra]} images, "
+                    f"but the batch has {batch}"
+                )
+            axes.append(0)
+        else:
+            raise ValueError(
+                f"{field.name} must have rank {field.metadata['rank']} (shared by all images) or "
+                f"{field.metadata['rank'] + 1} (one for each), got shape {np.shape(content)[extra:]}"
+            )
+    return axes
+
+
+def _in_leaf_order(part: Any) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
+    if isinstance(part, tuple):
+        for element in part:
+            yield from _in_leaf_order(element)
+    elif dataclasses.is_dataclass(part):
+        for field in dataclasses.fields(part):
+            content = getattr(part, field.name)
+            if "rank" in field.metadata:
+                if content is not None:
+                    yield field, content
+            elif not field.metadata.get("static"):
+                yield from _in_leaf_order(content)

@@ -1,0 +1,157 @@
+"""Loading through TFDS, on small data sets written here and (marked `mnist`) on the real one."""
+
+import io
+import json
+import logging
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from array_record.python import array_record_module
+from PIL import Image
+
+from advjax.data import load
+
+
+def _write(root, name, version, splits, *, file_format="array_record"):
+    """A data set in the TFDS layout, 16 records to a chunk, written without TensorFlow."""
+    import tensorflow_datasets as tfds
+
+    folder = root / name / version
+    folder.mkdir(parents=True)
+    shape = next(iter(splits.values()))[0].shape[1:]
+    features = tfds.features.FeaturesDict(
+        {"image": tfds.features.Image(shape=shape), "label": tfds.features.ClassLabel(num_classes=10)}
+    )
+    features.save_config(str(folder))
+    for split, (images, labels) in splits.items():
+        path = folder / f"{name}-{split}.array_record-00000-of-00001"
+        writer = array_record_module.ArrayRecordWriter(str(path), "group_size:16")
+        for image, label in zip(images, labels, strict=True):
+            png = io.BytesIO()
+            Image.fromarray(image.squeeze()).save(png, "png")
+            png.seek(0)
+            writer.write(features.serialize_example({"image": png, "label": int(label)}))
+        writer.close()
+    info = {"name": name, "version": version, "fileFormat": file_format}
+    info["splits"] = [
+        {
+            "name": split,
+            "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+            "numBytes": "1",
+            "shardLengths": [str(len(labels))],
+        }
+        for split, (_, labels) in splits.items()
+    ]
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+
+
+def _random(count, shape, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (count, *shape), np.uint8), rng.integers(0, 10, count)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A folder with an "mnist" of 2,100 images (more than one block) and a "cifar10" of 20."""
+    root = tmp_path_factory.mktemp("tfds")
+    mnist = {"train": _random(2100, (28, 28, 1)), "test": _random(30, (28, 28, 1), 1)}
+    cifar10 = {"train": _random(20, (32, 32, 3), 2)}
+    _write(root, "mnist", "3.0.1", mnist)
+    _write(root, "mnist", "2.9.10", {"train": _random(3, (28, 28, 1), 3)})
+    _write(root, "cifar10", "3.0.2", cifar10)
+    return root, mnist, cifar10
+
+
+def test_images_and_labels_come_back_in_order(prepared):
+    root, mnist, cifar10 = prepared
+    for name, split, (images, labels) in [
+        ("mnist", "train", mnist["train"]),
+        ("mnist", "test", mnist["test"]),
+        ("cifar10", "train", cifar10["train"]),
+    ]:
+        dataset = load(name, split, data_dir=root)
+        np.testing.assert_array_equal(dataset.images, images)
+        np.testing.assert_array_equal(dataset.labels, labels)
+        assert (dataset.images.dtype, dataset.labels.dtype) == (np.uint8, np.int32)
+        assert (dataset.name, dataset.split, dataset.num_classes) == (name, split, 10)
+
+
+@pytest.mark.parametrize("bounds", ["[:7]", "[1990:2010]", "[-5:]", "[:-2000]"])
+def test_slices(prepared, bounds):
+    root, mnist, _ = prepared
+    start, stop = (int(part) if part else None for part in bounds[1:-1].split(":"))
+    dataset = load("mnist", f"train{bounds}", data_dir=root)
+    np.testing.assert_array_equal(dataset.images, mnist["train"][0][start:stop])
+    np.testing.assert_array_equal(dataset.labels, mnist["train"][1][start:stop])
+
+
+def test_the_environment_variable_is_read_at_the_call(prepared, monkeypatch):
+    root, mnist, _ = prepared
+    monkeypatch.setenv("TFDS_DATA_DIR", "/nowhere")
+    with pytest.raises(FileNotFoundError, match="/nowhere/mnist"):
+        load("mnist", "test")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(root))
+    np.testing.assert_array_equal(load("mnist", "test").images, mnist["test"][0])
+
+
+def test_no_log_line_about_the_group_size(prepared, caplog):
+    with caplog.at_level(logging.DEBUG):
+        load("mnist", "test", data_dir=prepared[0])
+    assert "group size" not in caplog.text
+
+
+def test_absent_data_set_says_where_it_looked_and_how_to_prepare_it(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        load("mnist", "train", data_dir=tmp_path)
+    message = str(caught.value)
+    assert "data set 'mnist' is not there" in message
+    assert str(tmp_path / "mnist") in message
+    assert 'pip install "advjax[prepare]"' in message
+    command = message.split('python -c "')[1].removesuffix('"')
+    compile(command, "message", "exec")
+    assert f"tfds.builder('mnist', data_dir='{tmp_path}', file_format='array_record')" in command
+
+
+def test_a_format_for_tensorflow_is_not_read(tmp_path):
+    _write(tmp_path, "mnist", "3.0.1", {"train": _random(2, (28, 28, 1))}, file_format="tfrecord")
+    with pytest.raises(FileNotFoundError, match=r"stored as tfrecord, .*(?s:.)*advjax\[prepare\]"):
+        load("mnist", "train", data_dir=tmp_path)
+
+
+def test_unknown_names_and_splits(prepared):
+    with pytest.raises(ValueError, match=r"name must be one of .*'mnist', 'cifar10'\), got 'minst'"):
+        load("minst", "train")
+    with pytest.raises(ValueError, match=r"split must be one of \['test', 'train'\] for mnist, got 'valid'"):
+        load("mnist", "valid", data_dir=prepared[0])
+    for split in ("train[:10%]", "train[3]", "train+test", ""):
+        with pytest.raises(ValueError, match="split must look like"):
+            load("mnist", split, data_dir=prepared[0])
+    for name in ("mnist", "digits"):
+        with pytest.raises(ValueError, match=f"split 'train.*' of {name} holds no example"):
+            load(name, "train[5000:]", data_dir=prepared[0])
+
+
+def test_without_tfds(monkeypatch, prepared):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(ImportError, match=r'tensorflow-datasets: pip install "advjax\[data\]"'):
+        load("mnist", "train", data_dir=prepared[0])
+
+
+def test_importing_the_package_loads_no_data_library():
+    heavy = ["tensorflow_datasets", "tensorflow", "sklearn", "array_record", "matplotlib"]
+    program = f"import sys, advjax, advjax.data; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.mnist
+def test_real_mnist():
+    train, test = load("mnist", "train"), load("mnist", "test")
+    assert train.images.shape == (60_000, 28, 28, 1)
+    assert test.images.shape == (10_000, 28, 28, 1)
+    # The class counts and the mean grey level of the original files, whatever the stored order.
+    assert np.bincount(train.labels).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert np.bincount(test.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert train.images.mean() == pytest.approx(33.3184, abs=1e-4)
