@@ -225,7 +225,7 @@ class Stack:
 def stack(attacks: Sequence[Any]) -> Stack:
     """Attacks that differ in their numbers only, as one: `perturb` gives each result a leading axis [len(attacks)].
 
-    What does not depend on the numbers (the clean logits, the gradient before its sign) is computed once.
+    All of them run side by side in one batch of B * len(attacks), so memory grows with their number.
 
     Example:
       >>> from advjax.attacks import fgs, stack

@@ -4,6 +4,7 @@ A constraint acts on the candidate, not on the step, so a search reads the model
 returned.  All are for one image [H, W, C]; `origin` is the clean image.
 """
 
+import math
 from typing import Any, Literal, Protocol
 
 import jax
@@ -63,21 +64,33 @@ class Quantise:
     rounding: Literal["nearest", "inward"] = static(default="nearest")
 
     def __post_init__(self) -> None:
-        if not isinstance(self.levels, int) or self.levels < 2:
-            raise ValueError(f"levels must be an integer of 2 or more, got {self.levels!r}")
+        if not isinstance(self.levels, int) or not 2 <= self.levels <= 1024:
+            raise ValueError(f"levels must be an integer from 2 to 1024, got {self.levels!r}")
         if self.rounding not in ("nearest", "inward"):
             raise ValueError(f'rounding must be "nearest" or "inward", got {self.rounding!r}')
 
     def __call__(self, candidate: jax.Array, origin: jax.Array) -> jax.Array:
         steps = float(self.levels - 1)
         if self.rounding == "nearest":
-            return jnp.round(candidate * steps) / steps
+            return self._on_grid(jnp.round(candidate * steps))
         # A candidate within 1e-4 of a level is on it: otherwise epsilon = 8/255 would lose a level to float error.
         slack = 1e-4
         inward = jnp.where(
             candidate >= origin, jnp.floor(candidate * steps + slack), jnp.ceil(candidate * steps - slack)
         )
-        return inward / steps
+        return self._on_grid(inward)
+
+    def _on_grid(self, level: jax.Array) -> jax.Array:
+        """level / (levels - 1), rounded correctly, so that it is the number that reading the image file gives.
+
+        A compiled division by a constant is a multiplication by its reciprocal, one bit off for some levels.  Here
+        the reciprocal is the sum of two numbers, the first so short that its product with a level is exact.
+        """
+        mantissa = jnp.finfo(level.dtype).nmant + 1 - math.ceil(math.log2(self.levels))
+        reciprocal = 1.0 / (self.levels - 1)
+        fraction, exponent = math.frexp(reciprocal)
+        high = math.ldexp(math.floor(math.ldexp(fraction, mantissa)), exponent - mantissa)
+        return level * high + level * (reciprocal - high)
 
 
 @value

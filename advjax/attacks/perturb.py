@@ -71,25 +71,40 @@ def _run(
 ) -> tuple[Perturbation, Flags]:
     images, labels = jnp.asarray(images), jnp.asarray(labels).astype(jnp.int32)
     attack = jax.tree.map(lambda leaf: _as_dtype(leaf, images.dtype), attack)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(keys, jnp.arange(images.shape[0])) if keys.ndim == 0 else keys
+    batch = images.shape[0]
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(keys, jnp.arange(batch)) if keys.ndim == 0 else keys
+    if not isinstance(attack, Stack):
+        outcome = accelerate(_attack_batch)(attack, classifier, images, labels, keys)
+        return outcome.perturbation, flag_inputs(images, labels, outcome.clean_logits)
 
-    def on_batch(attack: Any, variables: Any, images: jax.Array, labels: jax.Array, keys: jax.Array) -> _Outcome:
-        leaves, structure = jax.tree.flatten(attack)
+    members, pairs = attack.attack, jax.tree.leaves(attack)[0].shape[0]
+    # One image and all its attacks side by side in one long batch, so that a shard of images stays on its device.
+    images_, labels_, keys_ = (jnp.repeat(array, pairs, axis=0) for array in (images, labels, keys))
+    axes = batch_axes(members, batch, extra=1)
+    leaves, structure = jax.tree.flatten(members)
+    leaves = [
+        jnp.tile(leaf, (batch,) + (1,) * (leaf.ndim - 1)) if axis is None else _merge(jnp.moveaxis(leaf, 0, 1))
+        for leaf, axis in zip(leaves, axes, strict=True)
+    ]
+    outcome = accelerate(_attack_batch)(jax.tree.unflatten(structure, leaves), classifier, images_, labels_, keys_)
+    split: Any = jax.tree.map(lambda array: jnp.moveaxis(array.reshape(batch, pairs, *array.shape[1:]), 1, 0), outcome)
+    return split.perturbation, flag_inputs(images, labels, split.clean_logits[0])
 
-        def on_image(leaves: list[Any], image: jax.Array, label: jax.Array, key: jax.Array) -> _Outcome:
-            model = Classifier(variables, classifier.apply)
-            return _attack_one(jax.tree.unflatten(structure, leaves), model, image, label, key)
 
-        axes = batch_axes(attack, images.shape[0])
-        return jax.vmap(on_image, in_axes=(axes, 0, 0, 0))(leaves, images, labels, keys)
+def _attack_batch(
+    attack: Any, classifier: Classifier, images: jax.Array, labels: jax.Array, keys: jax.Array
+) -> _Outcome:
+    axes = batch_axes(attack, images.shape[0])
+    leaves, structure = jax.tree.flatten(attack)
 
-    if isinstance(attack, Stack):
-        program: Any = jax.vmap(on_batch, in_axes=(0, None, None, None, None))
-        attack = attack.attack
-    else:
-        program = on_batch
-    outcome = accelerate(program)(attack, classifier.variables, images, labels, keys)
-    return outcome.perturbation, flag_inputs(images, labels, outcome.clean_logits)
+    def on_image(leaves: list[Any], image: jax.Array, label: jax.Array, key: jax.Array) -> _Outcome:
+        return _attack_one(jax.tree.unflatten(structure, leaves), classifier, image, label, key)
+
+    return jax.vmap(on_image, in_axes=(axes, 0, 0, 0))(leaves, images, labels, keys)
+
+
+def _merge(array: jax.Array) -> jax.Array:
+    return array.reshape(-1, *array.shape[2:])
 
 
 def _attack_one(attack: Any, classifier: Classifier, image: jax.Array, label: jax.Array, key: jax.Array) -> _Outcome:

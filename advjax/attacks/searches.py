@@ -55,10 +55,11 @@ class Boundary:
     """The smallest distance at which the model is fooled: doubling steps, then bisection in the last section.
 
     Rozsa et al. 2016, section 4.3, gives no numbers; these are ours.  Steps of 1, 2, 4, ... times `start` are added
-    until the candidate at s_j fools the model or s_j would pass `maximum`; then (s_{j-1}, s_j] is halved until it is no
-    wider than `tolerance * max(start, s)`.  Its upper end s*, which itself was tested, is the boundary, and the
-    image returned is the one at `factor * s*`: with factor > 1 a hard positive.  If nothing fools the model the
-    image is the one that the search started from.
+    until the candidate at s_j fools the model or s_j would pass `maximum`, in which case they are tried once more from
+    1.5 times `start`, between the first ones.  Then (s_{j-1}, s_j] is halved until it is no wider than
+    `tolerance * max(start, s)`.  Its upper end s*, which itself was tested, is the boundary, and the image returned is
+    the one at `factor * s*`: with factor > 1 a hard positive.  If nothing fools the model the image is the one that
+    the search started from.
 
     Attributes:
       factor: multiple of the boundary distance, 1 = minimal adversarial image.
@@ -82,33 +83,33 @@ class Boundary:
         active: jax.Array,
     ) -> Found:
         zero = jnp.zeros_like(jnp.asarray(self.factor))
-        start = zero + self.start
+        start, again = zero + self.start, zero + 1.5 * self.start
 
         class Section(NamedTuple):
             low: jax.Array
             high: jax.Array
+            step: jax.Array
             found: jax.Array
             calls: jax.Array
 
-        def search_on(s: Section) -> jax.Array:
-            return active & ~s.found & (2.0 * s.high + start <= self.maximum)
+        # Doubling and halving share one loop: in a batch some images bisect while others still look for the section.
+        def probe(s: Section) -> jax.Array:
+            return jnp.where(s.found, 0.5 * (s.low + s.high), 2.0 * s.high + s.step)
 
-        def double(s: Section) -> Section:
-            # s_j = (2^j - 1) start, so the next end is 2 s_j + start.
-            high = 2.0 * s.high + start
-            return Section(s.high, high, fooled(candidate(high)), s.calls + 1)
+        def unfinished(s: Section) -> jax.Array:
+            wide = s.high - s.low > self.tolerance * jnp.maximum(start, s.high)
+            return jnp.where(s.found, wide, active & ((probe(s) <= self.maximum) | (s.step < again)))
 
-        def wide(s: Section) -> jax.Array:
-            return s.found & (s.high - s.low > self.tolerance * jnp.maximum(start, s.high))
+        def narrow(s: Section) -> Section:
+            restart = ~s.found & (probe(s) > self.maximum)
+            s = s._replace(high=jnp.where(restart, zero, s.high), step=jnp.where(restart, again, s.step))
+            scale = probe(s)
+            hit = fooled(candidate(scale))
+            low = jnp.where(s.found, jnp.where(hit, s.low, scale), s.high)
+            high = jnp.where(s.found & ~hit, s.high, scale)
+            return Section(low, high, s.step, s.found | hit, s.calls + 1)
 
-        def halve(s: Section) -> Section:
-            middle = 0.5 * (s.low + s.high)
-            below = fooled(candidate(middle))
-            low, high = jnp.where(below, s.low, middle), jnp.where(below, middle, s.high)
-            return Section(low, high, s.found, s.calls + 1)
-
-        section = Section(zero, zero, fooled(candidate(zero)), jnp.int32(1))
-        section = jax.lax.while_loop(search_on, double, section)
-        section = jax.lax.while_loop(wide, halve, section)
+        section = Section(zero, zero, start, fooled(candidate(zero)), jnp.int32(1))
+        section = jax.lax.while_loop(unfinished, narrow, section)
         scale = jnp.where(section.found, section.high * self.factor, zero)
         return Found(candidate(scale), scale, section.calls, section.found)

@@ -2,22 +2,22 @@
 
 import dataclasses
 from functools import partial
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from advjax.scores import ecc_iteration as iteration
+from advjax.scores.ecc_iteration import Settings
 from advjax.scores.norms import check_pair
-from advjax.scores.warp import MOTIONS, Frame, Motion, frame_of, motion_matrix, pixel_grid, project, sample, warp_image
+from advjax.scores.warp import INTERPOLATIONS, MOTIONS, Interpolation, Motion, frame_of, motion_matrix, warp_image
 
-__all__ = ["Alignment", "ecc_align"]
+__all__ = ["Alignment", "align", "check_settings", "ecc_align"]
 
-_RIDGE = 1e-6
-"""Tikhonov term on the normal equations, relative to their mean eigenvalue."""
-_LEAST_OVERLAP = 0.5
-"""A warp that shows less than this share of the template is not a better alignment, whatever it correlates to."""
-_SLOT_PIXELS = 32 * 28 * 28
-"""Pixels iterated at once on CPU: what the caches hold."""
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+_SMALLEST_SIDE = 8
+_NEAR = 0.02
+"""Distance to the optimum, in half sides, up to which the optimality condition is trusted for a derivative."""
 
 
 @jax.tree_util.register_dataclass
@@ -27,10 +27,10 @@ class Alignment:
 
     Attributes:
       warp: [..., 3, 3], template to input pixel coordinates (x, y, 1), as OpenCV reports it.
-      image: [..., H, W, C], the input seen through `warp` (unblurred; 0 outside the input).
-      correlation: [...], ECC of blurred template and blurred warped input over the valid pixels, in [-1, 1];
-        never below that of the identity. 0 where either has no contrast.
-      iterations: int32 [...], evaluations of the warp on the finest level.
+      image: [..., H, W, C], the unblurred input seen through `warp`; 0 outside it.
+      correlation: [...], ECC of the blurred template and the blurred warped input over the valid pixels,
+        in [-1, 1]; never below that of the identity. 0 where either has no contrast.
+      iterations: int32 [...], warps evaluated at full resolution, the identity included.
       converged: bool [...], whether the correlation settled to `tolerance` within `iterations`.
     """
 
@@ -39,24 +39,6 @@ class Alignment:
     correlation: jax.Array
     iterations: jax.Array
     converged: jax.Array
-
-
-class _Problem(NamedTuple):
-    """N pairs on one pyramid level, pixel by pixel: read in place by every slot."""
-
-    values: jax.Array  # [N * P, 3]: image, d/dX, d/dY
-    template: jax.Array  # [N, P]
-
-
-class _Slot(NamedTuple):
-    """One pair under iteration."""
-
-    index: jax.Array  # which pair; N when idle
-    parameters: jax.Array  # [k], to be evaluated next
-    correlation: jax.Array  # at the last evaluation
-    best_parameters: jax.Array
-    best_correlation: jax.Array
-    iterations: jax.Array
 
 
 def ecc_align(
@@ -68,165 +50,171 @@ def ecc_align(
     tolerance: float = 1e-6,
     levels: int = 1,
     blur: bool = True,
+    interpolation: Interpolation = "gather",
 ) -> Alignment:
+    """Finds the warp that makes `image` correlate best with `template`: forward-additive ECC.
+
+    With i(p) the image seen through the warp p and t the template, both of zero mean over the pixels that
+    the warp finds inside the image, maximises rho(p) = <i(p), t> / (||i(p)|| ||t||). One iteration, with J
+    the Jacobian of i (zero mean as well), Q = J^T J, a = J^T i, b = J^T t:
+
+        lambda = (||i||^2 - a^T Q^-1 a) / (<t, i> - b^T Q^-1 a),    p <- p + Q^-1 (lambda b - a).
+
+    Where the denominator is not positive, lambda is the bound of the paper's eq. 21. Differences from
+    OpenCV's `findTransformECC`: a step that lowers rho by more than 0.01 is halved instead of failing; the
+    best warp seen is kept, from the identity on, so nothing raises and rho never ends below that of no
+    alignment; a warp must show half of the template; the validity mask fades over one pixel instead of
+    jumping, which makes the result continuous in the images; coordinates are normalised, and Q has a
+    Tikhonov term (1e-6 of its mean eigenvalue), which float32 needs.
+
+    A batch works through a queue on static shapes: a pair that has settled makes room for the next, so it
+    costs nothing more, and all ends when the last has settled. Under `jax.vmap` the pairs go in step.
+
+    Differentiable once (both modes): the warp by the implicit function theorem on its optimality condition
+    b / <t, i> = a / ||i||^2, the correlation at a fixed warp; where the iteration has not converged to a
+    stationary point the warp counts as a constant.
+
+    Args:
+      image: floats [..., H, W, C] in [0, 1], the input to be warped; C = 1, or 3 (aligned on BT.601 luma).
+      template: of the same shape.
+      motion: "homography", "affine", "euclidean" or "translation".
+      iterations: warps to evaluate at most, on each level.
+      tolerance: a pair has settled when its correlation changes by no more than this.
+      levels: of the coarse-to-fine pyramid; 1 is full resolution alone, each more halves the sides. For
+        motions of more than a few pixels on photographs.
+      blur: whether both images pass a 5 x 5 Gaussian first, as in OpenCV. It helps the alignment alone:
+        `Alignment.image` is not blurred.
+      interpolation: "gather", or "matmul" for accelerators on which a gather is slow.
+
+    Returns:
+      An `Alignment`; finite for every finite input.
+
+    Raises:
+      ValueError: shapes that differ or are not [..., H, W, 1 or 3], sides under 8 pixels (on the coarsest
+        level too), or an unknown option.
+      TypeError: images that are not floats.
+
+    Source: Evangelidis, Psarakis, "Parametric Image Alignment Using Enhanced Correlation Coefficient
+    Maximization", 2008; OpenCV, modules/video/src/ecc.cpp.
+
+    >>> import jax.numpy as jnp
+    >>> y, x = jnp.mgrid[:24, :24] / 24
+    >>> wave = lambda x, y: (0.5 + 0.4 * jnp.sin(7 * x) * jnp.cos(5 * y))[..., None]
+    >>> found = ecc_align(wave(x - 1 / 24, y), wave(x, y), "translation")
+    >>> [round(float(v), 2) for v in found.warp[0]], bool(found.converged)
+    ([1.0, 0.0, 1.0], True)
+    """
     check_pair(image, template, "image", "template")
-    if motion not in MOTIONS:
-        raise ValueError(f"motion: expected one of {list(MOTIONS)}, got {motion!r}")
-    return _ecc_align(image, template, iterations, tolerance, motion=motion, levels=levels, blur=blur)
+    settings = Settings(motion, levels, blur, interpolation)
+    check_settings(settings, jnp.shape(image))
+    return _jitted_align(image, template, iterations, tolerance, settings)
 
 
-@partial(jax.jit, static_argnames=("motion", "levels", "blur"))
-def _ecc_align(image, template, iterations, tolerance, *, motion, levels, blur):
+def check_settings(settings: Settings, shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless images of `shape` [..., H, W, C] can be aligned under `settings`."""
+    *_, height, width, channels = shape
+    if channels not in (1, 3):
+        raise ValueError(f"image: expected 1 channel or 3 (red, green, blue), got {channels}")
+    if settings.motion not in MOTIONS:
+        raise ValueError(f"motion: expected one of {tuple(MOTIONS)}, got {settings.motion!r}")
+    if settings.interpolation not in INTERPOLATIONS:
+        raise ValueError(f"interpolation: expected one of {INTERPOLATIONS}, got {settings.interpolation!r}")
+    if settings.levels < 1:
+        raise ValueError(f"levels: expected at least 1, got {settings.levels}")
+    if min(height, width) < _SMALLEST_SIDE << (settings.levels - 1):
+        raise ValueError(
+            f"image: {settings.levels} pyramid levels need sides of at least "
+            f"{_SMALLEST_SIDE << (settings.levels - 1)} pixels, got {height} x {width}"
+        )
+
+
+def align(image: jax.Array, template: jax.Array, iterations: Any, tolerance: Any, settings: Settings) -> Alignment:
+    """`ecc_align` on checked arguments, to be called from a compiled function."""
     *batch, height, width, channels = image.shape
-    image, template = (a.reshape(-1, height, width, channels) for a in (image, template))
-    frame = frame_of(height, width)
-    grey_image, grey_template = luma(image), luma(template)
-    parameters = jnp.zeros((image.shape[0], MOTIONS[motion]), image.dtype)
-    slots = _solve(parameters, _problem(grey_image, grey_template, frame, blur), frame, motion, iterations, tolerance)
-    parameters, correlation, its, converged = slots
-    to_pixels = jnp.asarray(frame.to_pixels(), image.dtype)
+    images, templates = (pixels.reshape(-1, height, width, channels) for pixels in (image, template))
+    if not images.shape[0]:
+        raise ValueError(f"image: expected at least one image, got shape {image.shape}")
+    tolerance = jnp.asarray(tolerance, image.dtype)
+    parameters, correlation, count, converged = _estimate(
+        settings, _luma(images), _luma(templates), jnp.asarray(iterations, jnp.int32), tolerance
+    )
+    to_pixels = jnp.asarray(frame_of(height, width).to_pixels(), image.dtype)
     to_frame = jnp.linalg.inv(to_pixels)
-    warp = jax.vmap(lambda p: to_pixels @ motion_matrix(p, motion) @ to_frame)(parameters)
-    warp = warp / warp[:, 2:, 2:]
-    warped = jax.vmap(warp_image)(image, warp)
+
+    def in_pixels(parameters: jax.Array) -> jax.Array:
+        matrix = motion_matrix(parameters, settings.motion)
+        return jnp.linalg.multi_dot([to_pixels, matrix, to_frame], precision=jax.lax.Precision.HIGHEST)
+
+    warp = jax.vmap(in_pixels)(parameters)
+    warped = jax.vmap(partial(warp_image, interpolation=settings.interpolation))(images, warp)
+    corner = warp[:, 2:, 2:]
+    warp = warp / jnp.where(jnp.abs(corner) > 1e-6, corner, 1)
     return Alignment(
         warp.reshape(*batch, 3, 3),
-        warped.reshape(*batch, height, width, channels),
+        warped.reshape(image.shape),
         correlation.reshape(batch),
-        its.reshape(batch),
+        count.reshape(batch),
         converged.reshape(batch),
     )
 
 
-def luma(image: jax.Array) -> jax.Array:
-    if image.shape[-1] == 1:
-        return image[..., 0]
-    return image @ jnp.asarray([0.299, 0.587, 0.114], image.dtype)
+_jitted_align = jax.jit(align, static_argnames=("settings",))
 
 
-def _problem(image, template, frame, blur):
-    """Blurs, centres and differentiates [N, H, W] pairs."""
-    if blur:
-        image, template = _blurred(image), _blurred(template)
-    image = image - image.mean((1, 2), keepdims=True)
-    template = template - template.mean((1, 2), keepdims=True)
-    mirrored = jnp.pad(image, ((0, 0), (1, 1), (1, 1)), mode="reflect")
-    d_x = (mirrored[:, 1:-1, 2:] - mirrored[:, 1:-1, :-2]) * (frame.scale / 2)
-    d_y = (mirrored[:, 2:, 1:-1] - mirrored[:, :-2, 1:-1]) * (frame.scale / 2)
-    return _Problem(jnp.stack([image, d_x, d_y], -1).reshape(-1, 3), template.reshape(template.shape[0], -1))
+def _luma(images: jax.Array) -> jax.Array:
+    if images.shape[-1] == 1:
+        return images[..., 0]
+    return sum(weight * images[..., c] for c, weight in enumerate(_LUMA))  # type: ignore[return-value]
 
 
-def _blurred(image):
-    """OpenCV's 5 x 5 Gaussian [1, 4, 6, 4, 1] / 16, mirrored at the border without repeating it."""
-    for axis in (1, 2):
-        size = image.shape[axis]
-        pad = [(0, 0)] * 3
-        pad[axis] = (2, 2)
-        mirrored = jnp.pad(image, pad, mode="reflect")
-        image = sum(
-            weight * jax.lax.slice_in_dim(mirrored, k, k + size, axis=axis)
-            for k, weight in enumerate((1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16))
-        )
-    return image
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _estimate(
+    settings: Settings, images: jax.Array, templates: jax.Array, iterations: jax.Array, tolerance: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Parameters [N, k], correlation, iterations and convergence [N] for grey images [N, H, W]."""
+    pyramid = [(images, templates, frame_of(*images.shape[1:]))]
+    for _ in range(settings.levels - 1):
+        images, templates, frame = pyramid[-1]
+        pyramid.append((_halved(images), _halved(templates), frame.halved()))
+    parameters = jnp.zeros((images.shape[0], MOTIONS[settings.motion]), images.dtype)
+    for depth, (images, templates, frame) in reversed(list(enumerate(pyramid))):
+        values, template = jax.vmap(partial(iteration.prepare, settings, frame))(images, templates)
+        level = iteration.Level(values.reshape(-1, 3), template, parameters)
+        # Only the finest level must beat the identity; the coarser ones just look for a start.
+        from_identity = depth == 0 and settings.levels > 1
+        result = iteration.solve(settings, frame, level, from_identity, iterations, tolerance)
+        parameters = result[0]
+    return result
 
 
-def _solve(start, problem, frame, motion, iterations, tolerance):
-    pairs, size = start.shape
-    count = max(1, min(pairs, _SLOT_PIXELS // (frame.height * frame.width)))
-    iterations = jnp.asarray(iterations, jnp.int32)
+@_estimate.defjvp
+def _estimate_jvp(settings: Settings, primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+    """Implicit function theorem: dp = -(dF/dp)^-1 dF, F the optimality condition at the full resolution."""
+    images, templates, *_ = primals
+    result = _estimate(settings, *primals)
+    parameters, _, count, converged = result
+    frame = frame_of(*images.shape[1:])
 
-    def fill(index):
-        dtype = start.dtype
-        p = start.at[index].get(mode="clip")
-        return _Slot(index, p, jnp.full(index.shape, -jnp.inf, dtype), p, jnp.full(index.shape, -jnp.inf, dtype), jnp.zeros(index.shape, jnp.int32))
+    def condition(parameters: jax.Array, image: jax.Array, template: jax.Array) -> tuple:
+        values, template = iteration.prepare(settings, frame, image, template)
+        gram = _gram(settings, frame, parameters, iteration.read(settings, frame, parameters, values, 0), template)
+        return iteration.optimality(gram)
 
-    first = jnp.arange(count, dtype=jnp.int32)
-    result = (start, jnp.zeros(pairs, start.dtype), jnp.zeros(pairs, jnp.int32), jnp.zeros(pairs, bool))
+    def one(parameters: jax.Array, pair: tuple, tangent: tuple, converged: jax.Array) -> tuple:
+        (residual, _), (moved, d_correlation) = jax.jvp(partial(condition, parameters), pair, tangent)
+        slope = jax.jacfwd(lambda p: condition(p, *pair)[0])(parameters)
+        newton = jnp.linalg.solve(slope, residual)
+        stationary = converged & jnp.isfinite(newton).all() & (jnp.abs(newton).max() < _NEAR)
+        slope = jnp.where(stationary, slope, jnp.eye(len(slope), dtype=slope.dtype))
+        return jnp.where(stationary, -jnp.linalg.solve(slope, moved), 0), d_correlation
 
-    def unfinished(state):
-        return (state[0].index < pairs).any()
-
-    def advance(state):
-        slots, waiting, result = state
-        slots, settled, stopped = jax.vmap(partial(_advance, problem=problem, frame=frame, motion=motion, iterations=iterations, tolerance=tolerance))(slots)
-        done = settled | stopped
-        at = jnp.where(done, slots.index, pairs)
-        news = (slots.best_parameters, slots.best_correlation, slots.iterations, settled)
-        result = tuple(old.at[at].set(new, mode="drop") for old, new in zip(result, news, strict=True))
-        upcoming = jnp.minimum(waiting + jnp.cumsum(done, dtype=jnp.int32) - 1, pairs)
-        fresh = fill(upcoming)
-        slots = jax.tree.map(lambda a, b: jnp.where(done.reshape(-1, *[1] * (a.ndim - 1)), a, b), fresh, slots)
-        return slots, jnp.minimum(waiting + done.sum(dtype=jnp.int32), pairs), result
-
-    return jax.lax.while_loop(unfinished, advance, (fill(first), jnp.asarray(count, jnp.int32), result))[2]
+    d_parameters, d_correlation = jax.vmap(one)(parameters, (images, templates), tangents[:2], converged)
+    no_tangent = [jnp.zeros(leaf.shape, jax.dtypes.float0) for leaf in (count, converged)]
+    return result, (d_parameters, d_correlation, *no_tangent)
 
 
-def _advance(slot, problem, frame, motion, iterations, tolerance):
-    index = jnp.minimum(slot.index, problem.template.shape[0] - 1)
-    gram = _gram(slot.parameters, problem.values, problem.template[index], index * problem.template.shape[1], frame, motion)
-    correlation, step = _correlation_and_step(gram)
-    seen = gram[-1, -1] >= _LEAST_OVERLAP * problem.template.shape[1]
-    better = (correlation > slot.best_correlation) & (seen | (slot.iterations == 0))
-    evaluated = slot.iterations + 1
-    settled = jnp.abs(correlation - slot.correlation) < tolerance
-    moved = slot.parameters + step
-    stopped = (evaluated >= iterations) | ~jnp.isfinite(moved).all()
-    new = _Slot(
-        slot.index,
-        moved,
-        correlation,
-        jnp.where(better, slot.parameters, slot.best_parameters),
-        jnp.where(better, correlation, slot.best_correlation),
-        evaluated,
-    )
-    return new, settled, stopped
-
-
-def _gram(parameters, values, template, first, frame, motion):
-    """Inner products over the valid pixels of [J_1 .. J_k, image, template, 1]: [k + 3, k + 3]."""
-    x, y = (grid for grid in pixel_grid(frame.height, frame.width, parameters.dtype))
-    x, y = (x - frame.centre_x) / frame.scale, (y - frame.centre_y) / frame.scale
-    x_new, y_new, inverse = project(motion_matrix(parameters, motion), x, y)
-    column, row = x_new * frame.scale + frame.centre_x, y_new * frame.scale + frame.centre_y
-    valid = _validity(column, frame.width) * _validity(row, frame.height)
-    warped = sample(values, frame.height, frame.width, column, row, first)
-    warped, x_new, y_new, inverse, valid = jax.lax.optimization_barrier((warped, x_new, y_new, inverse, valid))
-    d_x, d_y = warped[:, 1] * inverse, warped[:, 2] * inverse
-    d_w = -(x_new * d_x + y_new * d_y)
-    jacobian = [d_x * x, d_y * x, d_w * x, d_x * y, d_y * y, d_w * y, d_x, d_y]
-    rows = jnp.stack([*jacobian, warped[:, 0], template, jnp.ones_like(x)])
-    gram = jnp.matmul(rows * valid[None], rows.T, precision=jax.lax.Precision.HIGHEST)
-    if motion == "homography":
-        return gram
-    chart = jax.jacfwd(lambda p: motion_matrix(p, motion).T.reshape(-1)[:8])(parameters)
-    chart = jax.scipy.linalg.block_diag(chart, jnp.eye(3, dtype=chart.dtype))
-    return chart.T @ gram @ chart
-
-
-def _validity(position, side):
-    """1 inside the image, falling to 0 one pixel outside: continuous, so that the score is too."""
-    return jnp.clip(1 + jnp.minimum(position, side - 1 - position), 0, 1)
-
-
-def _correlation_and_step(gram):
-    """ECC and the forward-additive step from the Gram matrix."""
-    k = gram.shape[0] - 3
-    mean = gram[-1, :-1] / jnp.maximum(gram[-1, -1], 1)
-    centred = gram[:-1, :-1] - mean[:, None] * gram[-1, None, :-1]
-    q, a, b = centred[:k, :k], centred[:k, k], centred[:k, k + 1]
-    ii, it, tt = centred[k, k], centred[k, k + 1], centred[k + 1, k + 1]
-    tiny = 1e-10
-    has_contrast = (ii > tiny) & (tt > tiny)
-    correlation = jnp.where(has_contrast, it / jnp.sqrt(jnp.where(has_contrast, ii * tt, 1)), 0)
-    correlation = jnp.clip(correlation, -1, 1)
-    ridge = _RIDGE * jnp.trace(q) / k + 1e-12
-    factor = jnp.linalg.cholesky(q + ridge * jnp.eye(k, dtype=q.dtype))
-    solved = jax.scipy.linalg.cho_solve((factor, True), jnp.stack([a, b], -1))
-    qa, qb = solved[:, 0], solved[:, 1]
-    denominator = it - b @ qa
-    direct = (ii - a @ qa) / jnp.where(denominator > 0, denominator, 1)
-    # Evangelidis & Psarakis, eq. 20-21: the least scale that keeps the correlation from falling.
-    bqb = jnp.maximum(b @ qb, 1e-12)
-    bound = jnp.maximum(jnp.sqrt(jnp.maximum(a @ qa, 0) / bqb), (a @ qb - it) / bqb)
-    scale = jnp.where(denominator > 0, direct, bound)
-    return correlation, scale * qb - qa
+def _halved(images: jax.Array) -> jax.Array:
+    """Means of 2 x 2 blocks of [N, H, W]; an odd side repeats its last line."""
+    _, height, width = images.shape
+    even = jnp.pad(images, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge")
+    return even.reshape(-1, (height + 1) // 2, 2, (width + 1) // 2, 2).mean((2, 4))

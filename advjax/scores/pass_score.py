@@ -22,6 +22,17 @@ class PassScore:
     padding: str = dataclasses.field(metadata={"static": True})
 
 
-def pass_score(perturbed, original, *, padding: Literal["valid", "same"] = "valid", motion: Motion = "homography", iterations: int = 100, tolerance: float = 1e-6, levels: int = 1) -> PassScore:
+def pass_score(
+    perturbed,
+    original,
+    *,
+    padding: Literal["valid", "same"] = "valid",
+    motion: Motion = "homography",
+    iterations: int = 100,
+    tolerance: float = 1e-6,
+    levels: int = 1,
+) -> PassScore:
     alignment = ecc_align(perturbed, original, motion, iterations=iterations, tolerance=tolerance, levels=levels)
-    return PassScore(ssim(alignment.image, original, padding=padding), ssim(perturbed, original, padding=padding), alignment, padding)
+    return PassScore(
+        ssim(alignment.image, original, padding=padding), ssim(perturbed, original, padding=padding), alignment, padding
+    )

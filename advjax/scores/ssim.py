@@ -19,9 +19,7 @@ WINDOW = 11
 _SIGMA = 1.5
 
 
-def ssim(
-    perturbed: jax.Array, original: jax.Array, *, padding: Literal["valid", "same"] = "valid"
-) -> jax.Array:
+def ssim(perturbed: jax.Array, original: jax.Array, *, padding: Literal["valid", "same"] = "valid") -> jax.Array:
     """Mean structural similarity of two images in [0, 1].
 
     With an 11 x 11 Gaussian window of sigma 1.5 giving local means, variances and covariance,
@@ -72,9 +70,7 @@ def ssim(
     return scores.reshape(batch)
 
 
-def _gaussian_filter(
-    height: int, width: int, padding: str, dtype: np.dtype
-) -> Callable[[jax.Array], jax.Array]:
+def _gaussian_filter(height: int, width: int, padding: str, dtype: np.dtype) -> Callable[[jax.Array], jax.Array]:
     """The window mean [H, W, C] -> [H', W', C] as a product from either side."""
     rows = jnp.asarray(_band(height, padding), dtype)
     columns = jnp.asarray(_band(width, padding), dtype)

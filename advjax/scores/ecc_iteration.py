@@ -1,0 +1,248 @@
+"""The iteration of ECC alignment at one resolution: warped images, their Gram matrix, the step, the queue."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from advjax.scores.warp import Frame, Interpolation, Motion, motion_matrix, pixel_grid, project, sample
+
+__all__ = ["Level", "Settings", "gram_matrix", "optimality", "prepare", "read", "solve"]
+
+_RIDGE = 1e-6
+"""Tikhonov term of the normal equations, relative to their mean eigenvalue."""
+_LEAST_OVERLAP = 0.5
+"""A warp that shows less of the template is no better alignment, however well the rest correlates."""
+_SLACK = 0.01
+"""How far the correlation may fall below the best before the step is halved: noise makes small hills."""
+_LEAST_VARIANCE = 1e-12
+"""Below it (the rounding of a constant image) there is no contrast to align."""
+_PIXELS_AT_ONCE = 32 * 28 * 28
+"""Pixels under iteration at a time on CPU: what its caches hold."""
+_PIXELS_AT_ONCE_ON_ACCELERATOR = 4096 * 28 * 28
+
+
+class Settings(NamedTuple):
+    """What is static in an alignment."""
+
+    motion: Motion = "homography"
+    levels: int = 1
+    blur: bool = True
+    interpolation: Interpolation = "gather"
+
+
+class Level(NamedTuple):
+    """N pairs at one resolution, P pixels each, read in place by the slots."""
+
+    values: jax.Array  # [N * P, 3]: centred image, its X and Y derivatives
+    template: jax.Array  # [N, P], centred
+    start: jax.Array  # [N, k], parameters found so far
+
+
+class _Slot(NamedTuple):
+    """One pair under iteration."""
+
+    index: jax.Array  # which pair; N once there is none left
+    parameters: jax.Array  # [k], the warp that `warped` shows
+    warped: jax.Array  # [P, 3], the level's values seen through it
+    correlation: jax.Array  # of the warp before
+    best_parameters: jax.Array
+    best_correlation: jax.Array
+    iterations: jax.Array
+
+
+def prepare(settings: Settings, frame: Frame, image: jax.Array, template: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Image with its derivatives [P, 3] and template [P], blurred and centred, from grey [H, W]."""
+    if settings.blur:
+        image, template = _blurred(image), _blurred(template)
+    image, template = image - image.mean(), template - template.mean()
+    mirrored = jnp.pad(image, 1, mode="reflect")
+    d_x = (mirrored[1:-1, 2:] - mirrored[1:-1, :-2]) * (frame.scale / 2)
+    d_y = (mirrored[2:, 1:-1] - mirrored[:-2, 1:-1]) * (frame.scale / 2)
+    return jnp.stack([image, d_x, d_y], -1).reshape(-1, 3), template.ravel()
+
+
+def _blurred(image: jax.Array) -> jax.Array:
+    """OpenCV's 5 x 5 Gaussian, [1, 4, 6, 4, 1] / 16 each way, mirrored about the border pixel."""
+    for axis, side in enumerate(image.shape):
+        mirrored = jnp.pad(image, [(2, 2) if a == axis else (0, 0) for a in range(2)], mode="reflect")
+        tap = [jax.lax.slice_in_dim(mirrored, k, k + side, axis=axis) for k in range(5)]
+        image = (tap[0] + tap[4]) / 16 + (tap[1] + tap[3]) / 4 + tap[2] * 0.375
+    return image
+
+
+def _points(settings: Settings, frame: Frame, parameters: jax.Array) -> tuple[jax.Array, ...]:
+    """Normalised x, y of the template's pixels, x', y' and 1/denominator of their images; column, row of them."""
+    x, y = pixel_grid(frame.height, frame.width, parameters.dtype)
+    x, y = (x - frame.centre_x) / frame.scale, (y - frame.centre_y) / frame.scale
+    x_new, y_new, inverse = project(motion_matrix(parameters, settings.motion), x, y)
+    column, row = x_new * frame.scale + frame.centre_x, y_new * frame.scale + frame.centre_y
+    return x, y, x_new, y_new, inverse, column, row
+
+
+def read(
+    settings: Settings, frame: Frame, parameters: jax.Array, values: jax.Array, first: jax.Array | int
+) -> jax.Array:
+    """The image that starts at row `first` of `values`, and its derivatives, seen through the warp: [P, 3]."""
+    *_, column, row = _points(settings, frame, parameters)
+    return sample(values, frame.height, frame.width, column, row, first, settings.interpolation)
+
+
+def gram_matrix(
+    settings: Settings, frame: Frame, parameters: jax.Array, warped: jax.Array, template: jax.Array
+) -> jax.Array:
+    """Inner products over the valid pixels of (J_1 .. J_k, image, template, 1): [k + 3, k + 3]."""
+    x, y, x_new, y_new, inverse, column, row = _points(settings, frame, parameters)
+    valid = jnp.sqrt(_validity(column, frame.width) * _validity(row, frame.height))
+    d_x, d_y = warped[:, 1] * (inverse * valid), warped[:, 2] * (inverse * valid)
+    d_w = -(x_new * d_x + y_new * d_y)
+    jacobian = [d_x * x, d_y * x, d_w * x, d_x * y, d_y * y, d_w * y, d_x, d_y]
+    rows = jnp.stack([*jacobian, warped[:, 0] * valid, template * valid, valid])
+    gram = jnp.matmul(rows, rows.T, precision=jax.lax.Precision.HIGHEST)
+    if settings.motion == "homography":
+        return gram
+    # The other motions are curves in the space of homographies: their Jacobian by the chain rule.
+    entries = jax.jacfwd(lambda p: motion_matrix(p, settings.motion).T.reshape(-1)[:8])(parameters)
+    chain = jax.scipy.linalg.block_diag(entries, jnp.eye(3, dtype=entries.dtype))
+    return chain.T @ gram @ chain
+
+
+def _validity(position: jax.Array, side: int) -> jax.Array:
+    """1 inside the image, falling to 0 one pixel outside. The root of a product of these is finite in slope
+    only off 0, hence the floor."""
+    return jnp.clip(1 + jnp.minimum(position, side - 1 - position), 1e-12, 1)
+
+
+def _centred(gram: jax.Array) -> tuple[jax.Array, ...]:
+    """Q, a, b, <i, i>, <i, t>, <t, t> with every row at zero mean over the valid pixels."""
+    k = gram.shape[0] - 3
+    mean = gram[-1, :-1] / jnp.maximum(gram[-1, -1], 1)
+    c = gram[:-1, :-1] - mean[:, None] * gram[-1, None, :-1]
+    return c[:k, :k], c[:k, k], c[:k, k + 1], c[k, k], c[k, k + 1], c[k + 1, k + 1]
+
+
+def _correlation(gram: jax.Array) -> jax.Array:
+    *_, ii, it, tt = _centred(gram)
+    least = _LEAST_VARIANCE * gram[-1, -1]
+    contrast = (ii > least) & (tt > least)
+    return jnp.clip(jnp.where(contrast, it / jnp.sqrt(jnp.where(contrast, ii * tt, 1)), 0), -1, 1)
+
+
+def optimality(gram: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """b / <t, i> - a / ||i||^2, the slope of log(correlation), 0 where the iteration rests; the correlation."""
+    _, a, b, ii, it, _ = _centred(gram)
+    least = _LEAST_VARIANCE * gram[-1, -1]
+    usable = (ii > least) & (jnp.abs(it) > least)
+    slope = b / jnp.where(usable, it, 1) - a / jnp.where(usable, ii, 1)
+    return jnp.where(usable, slope, 0), _correlation(gram)
+
+
+def _step(gram: jax.Array) -> jax.Array:
+    """The forward-additive step Q^-1 (lambda b - a)."""
+    q, a, b, ii, it, _ = _centred(gram)
+    ridge = _RIDGE * jnp.trace(q) / len(q) + 1e-12
+    factor = jnp.linalg.cholesky(q + ridge * jnp.eye(len(q), dtype=q.dtype))
+    q_a, q_b = jax.scipy.linalg.cho_solve((factor, True), jnp.stack([a, b], -1)).T
+    denominator = it - b @ q_a
+    direct = (ii - a @ q_a) / jnp.where(denominator > 0, denominator, 1)
+    bqb = jnp.maximum(b @ q_b, 1e-12)
+    # Evangelidis & Psarakis, eq. 21: the scale from which on the correlation cannot fall (to first order).
+    bound = jnp.maximum(jnp.sqrt(jnp.maximum(a @ q_a, 0) / bqb), (b @ q_a - it) / bqb)
+    return jnp.where(denominator > 0, direct, bound) * q_b - q_a
+
+
+def solve(
+    settings: Settings,
+    frame: Frame,
+    level: Level,
+    from_identity: bool,
+    iterations: jax.Array,
+    tolerance: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Best parameters [N, k], their correlation, iterations and convergence [N] of every pair of a level.
+
+    Static shapes: some slots iterate in step, and a slot whose pair has settled takes the next of the queue.
+    `from_identity`: look at the identity before `level.start`.
+    """
+    pairs = len(level.start)
+    at_once = _PIXELS_AT_ONCE if jax.default_backend() == "cpu" else _PIXELS_AT_ONCE_ON_ACCELERATOR
+    slots = min(pairs, max(1, at_once // (frame.height * frame.width)))
+    entry = jax.vmap(partial(_entry, level, from_identity))
+    look = jax.vmap(partial(_look, settings, frame, level))
+    advance = jax.vmap(partial(_advance, settings, frame, level, from_identity, iterations, tolerance))
+
+    def unfinished(state: tuple) -> jax.Array:
+        return (state[0].index < pairs).any()
+
+    def turn(state: tuple) -> tuple:
+        slot, waiting, result = state
+        slot, settled, finished = advance(slot)
+        row = jnp.where(finished, slot.index, pairs)
+        report = (slot.best_parameters, slot.best_correlation, slot.iterations, settled)
+        result = tuple(old.at[row].set(new, mode="drop") for old, new in zip(result, report, strict=True))
+        following = jnp.minimum(waiting + jnp.cumsum(finished, dtype=jnp.int32) - 1, pairs)
+        fresh = entry(following)
+        slot = jax.tree.map(partial(_select, finished), fresh, slot._replace(warped=fresh.warped))
+        # Sampled at the end, not when used: carried by the loop it is computed once, while XLA would
+        # recompute it inside each of the Jacobian's columns.
+        slot = slot._replace(warped=look(slot))
+        return slot, jnp.minimum(waiting + finished.sum(dtype=jnp.int32), pairs), result
+
+    slot = entry(jnp.arange(slots, dtype=jnp.int32))
+    zero = jnp.zeros(pairs, level.start.dtype)
+    result = (level.start, zero, zero.astype(jnp.int32), zero.astype(bool))
+    state = (slot._replace(warped=look(slot)), jnp.asarray(slots, jnp.int32), result)
+    return jax.lax.while_loop(unfinished, turn, state)[2]
+
+
+def _select(chosen: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+    return jnp.where(chosen.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+
+def _entry(level: Level, from_identity: bool, index: jax.Array) -> _Slot:
+    """A slot about to see its first warp."""
+    start = level.start.at[index].get(mode="clip")
+    start = jnp.zeros_like(start) if from_identity else start
+    none = jnp.full((), -jnp.inf, start.dtype)
+    return _Slot(index, start, jnp.zeros((), start.dtype), none, start, none, jnp.zeros((), jnp.int32))
+
+
+def _look(settings: Settings, frame: Frame, level: Level, slot: _Slot) -> jax.Array:
+    pairs, pixels = level.template.shape
+    first = jnp.minimum(slot.index, pairs - 1) * pixels
+    return read(settings, frame, slot.parameters, level.values, first)
+
+
+def _advance(
+    settings: Settings,
+    frame: Frame,
+    level: Level,
+    from_identity: bool,
+    iterations: jax.Array,
+    tolerance: jax.Array,
+    slot: _Slot,
+) -> tuple[_Slot, jax.Array, jax.Array]:
+    """Judges the slot's warp and proposes the next: the slot, whether it has settled, whether it is done."""
+    template = level.template.at[slot.index].get(mode="clip")
+    gram = gram_matrix(settings, frame, slot.parameters, slot.warped, template)
+    correlation = _correlation(gram)
+    shown = gram[-1, -1] >= _LEAST_OVERLAP * template.size
+    first = slot.iterations == 0
+    better = (correlation > slot.best_correlation) & (shown | first)
+    acceptable = better | (shown & (correlation > slot.best_correlation - _SLACK))
+    halfway = (slot.parameters + slot.best_parameters) / 2
+    proposal = jnp.where(acceptable, slot.parameters + _step(gram), halfway)
+    settled = jnp.abs(correlation - slot.correlation) <= tolerance
+    if from_identity:
+        proposal = jnp.where(first, level.start.at[slot.index].get(mode="clip"), proposal)
+        settled &= slot.iterations != 1
+    finished = settled | (slot.iterations + 1 >= iterations) | ~jnp.isfinite(proposal).all()
+    slot = slot._replace(
+        parameters=proposal,
+        correlation=correlation,
+        best_parameters=jnp.where(better, slot.parameters, slot.best_parameters),
+        best_correlation=jnp.where(better, correlation, slot.best_correlation),
+        iterations=slot.iterations + 1,
+    )
+    return slot, settled, finished

@@ -1,0 +1,55 @@
+"""Fig. 6's bands: the same number of hot/cold adversarial images from each range of PASS."""
+
+from typing import TypeAlias
+
+import jax
+import numpy as np
+
+from experiments.hard_positives.config import Config
+from experiments.hard_positives.networks import key_of
+from experiments.hard_positives.paper import ROWS
+from experiments.hard_positives.scoring import score_name
+from experiments.hard_positives.store import Store
+
+__all__ = ["BAND_TYPES", "Band", "band_rows", "choose"]
+
+Band: TypeAlias = tuple[float, float]
+
+# "Trained using generated hard positives with different ranges of PASS": the adversarial images of HC-D-9.
+BAND_TYPES = ROWS["HC-D-9"].types
+
+
+def band_rows(config: Config, store: Store) -> dict[Band, list[np.ndarray]]:
+    """For each band with images enough, and each base, which of its HC-D-9 images (types in order) are drawn."""
+    scores, rows = [], []
+    for base in range(config.bases):
+        parts = [store.read(score_name("train", base, kind), "valid")["valid"] for kind in BAND_TYPES]
+        counts = [len(store.read(f"attack/train/{base}/{kind}", "source")["source"]) for kind in BAND_TYPES]
+        starts = np.cumsum([0, *counts[:-1]])
+        scores.append(np.concatenate(parts))
+        rows.append(np.concatenate([start + np.arange(len(part)) for start, part in zip(starts, parts, strict=True)]))
+    bands = list(zip(config.bands, config.bands[1:], strict=False))
+    chosen = choose(scores, bands, config.band_minimum, key_of(config, "bands"))
+    return {band: [row[i] for row, i in zip(rows, indices, strict=True)] for band, indices in chosen.items()}
+
+
+def choose(scores: list[np.ndarray], bands: list[Band], minimum: int, key: jax.Array) -> dict[Band, list[np.ndarray]]:
+    """Indices of equally many scores in (low, high] for each band, from each network's scores.
+
+    A band in which some network has fewer than `minimum` scores is left out; the smallest of the others sets the
+    number drawn from all.
+
+    >>> scores = [np.array([0.1, 0.2, 0.3, 0.6, 0.7])]
+    >>> chosen = choose(scores, [(0.0, 0.5), (0.5, 0.9), (0.9, 1.0)], 1, jax.random.key(0))
+    >>> {band: len(indices) for band, (indices,) in chosen.items()}
+    {(0.0, 0.5): 2, (0.5, 0.9): 2}
+    """
+    inside = {band: [np.flatnonzero((s > band[0]) & (s <= band[1])) for s in scores] for band in bands}
+    kept = {band: rows for band, rows in inside.items() if min(map(len, rows)) >= minimum}
+    number = min((len(row) for rows in kept.values() for row in rows), default=0)
+    chosen: dict[Band, list[np.ndarray]] = {}
+    for index, (band, rows) in enumerate(kept.items()):
+        keys = jax.random.split(jax.random.fold_in(key, index), len(rows))
+        draws = [np.asarray(jax.random.permutation(k, len(row)))[:number] for k, row in zip(keys, rows, strict=True)]
+        chosen[band] = [np.sort(row[draw]) for row, draw in zip(rows, draws, strict=True)]
+    return chosen

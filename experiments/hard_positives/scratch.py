@@ -1,0 +1,74 @@
+"""Networks trained from scratch: the base networks, and those on the InfiMNIST-like data."""
+
+import numpy as np
+
+from advjax.data import Dataset, InfimnistLike, calibrate, infimnist_like, misclassified_share
+from advjax.training import Trainer, TrainState, predict
+from experiments.hard_positives.config import Config
+from experiments.hard_positives.judge import HeldOut, judge
+from experiments.hard_positives.networks import classifiers, fresh, key_of, on_device, weights
+from experiments.hard_positives.store import Arrays
+
+__all__ = ["train_bases", "train_infimnist"]
+
+# InfiMNIST's first indices are the test set; the training set follows, and then all that is made of it.
+_TEST_INDICES = 10_000
+_CHUNK = 1_000
+# Images on which each base network's share of errors is measured.
+_MEASURED = 10_000
+
+
+def train_bases(config: Config, trainer: Trainer, train: Dataset, test: Dataset) -> Arrays:
+    """The base networks: their weights, losses and test errors."""
+    states, losses = trainer.fit(
+        fresh(config, "base", config.bases),
+        on_device([train.images], [train.labels], config.pool_size(len(train.labels))),
+        [np.arange(len(train.labels))] * config.bases,
+        config.base_iterations,
+        key_of(config, "base"),
+        progress=f"train {config.bases} base network(s)",
+    )
+    wrong = (predict(states, test.images) != test.labels[None]).sum(axis=1)
+    return {**weights(states), "loss": losses, "clean_wrong": wrong}
+
+
+def train_infimnist(config: Config, trainer: Trainer, bases: TrainState, train: Dataset, held_out: HeldOut) -> Arrays:
+    """As many networks as there are bases, on the InfiMNIST-like images alone, from weights of their own.
+
+    The amplitude is such that base network 0 gets the share `infimnist_share` of the images wrong.
+    """
+    networks = classifiers(bases)
+    generator = infimnist_like(train.images, train.labels, key_of(config, "infimnist", "fields"))
+    generator = calibrate(
+        generator, networks[0], key_of(config, "infimnist", "amplitude"), target=config.infimnist_share
+    )
+    first = _TEST_INDICES + len(train.labels)
+    shares = [misclassified_share(generator, network, first + np.arange(_MEASURED)) for network in networks]
+    images, labels = _generate(generator, first + np.arange(config.infimnist_images))
+    states, losses = trainer.fit(
+        fresh(config, "infimnist", config.bases),
+        on_device([images], [labels], config.pool_size(len(train.labels))),
+        [np.arange(len(labels))] * config.bases,
+        config.infimnist_iterations,
+        key_of(config, "infimnist", "order"),
+        progress=f"train {config.bases} network(s) on InfiMNIST-like data",
+    )
+    return {
+        **judge(states, held_out),
+        "loss": losses,
+        "adversarial_images": np.zeros(config.bases, np.int64),
+        "clean_images": np.array(len(labels)),
+        "amplitude": np.asarray(generator.amplitude),
+        "misclassified_share": np.array(shares, np.float32),
+    }
+
+
+def _generate(generator: InfimnistLike, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The images of `indices` in chunks of one size, so that the device holds one chunk of fields."""
+    images, labels = [], []
+    for start in range(0, len(indices), _CHUNK):
+        chunk = indices[start : start + _CHUNK]
+        image, label = generator(np.resize(chunk, _CHUNK))
+        images.append(np.asarray(image)[: len(chunk)])
+        labels.append(np.asarray(label)[: len(chunk)])
+    return np.concatenate(images), np.concatenate(labels)

@@ -1,0 +1,152 @@
+"""Stages on disk: each result is written whole or not at all, and a rerun goes on after the finished ones."""
+
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import platform
+import time
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.hard_positives.config import Config, fingerprint
+
+__all__ = ["Store", "open_store"]
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """A folder of finished stages of one configuration: `stages/<name>.npz`, marked as done by `<name>.json`."""
+
+    root: pathlib.Path
+    fingerprint: str
+
+    def done(self, name: str) -> bool:
+        """Whether the stage was finished, by this configuration."""
+        marker = self._path(name, ".json")
+        return marker.exists() and json.loads(marker.read_text())["fingerprint"] == self.fingerprint
+
+    def ensure(self, name: str, compute: Callable[[], Arrays]) -> None:
+        """Runs `compute` and stores its arrays, unless that was done before."""
+        if self.done(name):
+            return
+        start = time.perf_counter()
+        arrays = compute()
+        path = self._path(name, ".npz")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A file object, because NumPy would append ".npz" to the temporary name; `Any`: keys are argument names.
+        content: Any = arrays
+        _write_whole(path, lambda file: np.savez(file, **content))
+        marker = {
+            "fingerprint": self.fingerprint,
+            "seconds": round(time.perf_counter() - start, 2),
+            "finished": _now(),
+        }
+        _write_whole(self._path(name, ".json"), lambda file: file.write(json.dumps(marker).encode()))
+
+    def read(self, name: str, *keys: str) -> Arrays:
+        """The named arrays of a finished stage, or all of them."""
+        with np.load(self._path(name, ".npz")) as stored:
+            return {key: stored[key] for key in keys or stored.files}
+
+    def seconds(self) -> dict[str, float]:
+        """How long each finished stage took."""
+        folder = self.root / "stages"
+        markers = sorted(folder.rglob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+        names = [marker.relative_to(folder).with_suffix("").as_posix() for marker in markers]
+        contents = [json.loads(marker.read_text()) for marker in markers]
+        return {name: content["seconds"] for name, content in zip(names, contents, strict=True)}
+
+    def write_text(self, name: str, text: str) -> None:
+        """Writes a file of the report, whole or not at all."""
+        _write_whole(self.root / name, lambda file: file.write(text.encode()))
+
+    def write_config(self, config: Config, **more: Any) -> None:
+        """`config.json`: the configuration, the machine, the versions, and `more`."""
+        content = {
+            "config": dataclasses.asdict(config),
+            "fingerprint": self.fingerprint,
+            "written": _now(),
+            "hardware": _hardware(),
+            "versions": _versions(),
+            **more,
+        }
+        self.write_text("config.json", json.dumps(content, indent=2) + "\n")
+
+    def _path(self, name: str, suffix: str) -> pathlib.Path:
+        return self.root / "stages" / (name + suffix)
+
+
+def open_store(root: str | os.PathLike[str], config: Config) -> Store:
+    """The store of `config` in the folder `root`, made if it is not there.
+
+    Raises:
+        ValueError: the folder holds a run of another configuration.
+        OSError: the folder cannot be made or written to.
+    """
+    path = pathlib.Path(root)
+    store = Store(path, fingerprint(config))
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        existing = path / "config.json"
+        if existing.exists():
+            _check_same(json.loads(existing.read_text())["config"], config, path)
+        else:
+            store.write_config(config)
+    except OSError as error:
+        raise OSError(f"cannot write to the output folder {path}: {error}. Choose another with --out.") from error
+    return store
+
+
+def _check_same(old: dict[str, Any], config: Config, path: pathlib.Path) -> None:
+    new = json.loads(json.dumps(dataclasses.asdict(config)))
+    changed = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
+    if changed:
+        raise ValueError(
+            f"the output folder {path} holds a run of another configuration ({'; '.join(changed)}). "
+            "Choose another with --out, or remove that one."
+        )
+
+
+def _write_whole(path: pathlib.Path, write: Callable[[Any], Any]) -> None:
+    temporary = path.with_name(path.name + ".partial")
+    with open(temporary, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _now() -> str:
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def _hardware() -> dict[str, Any]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    devices = [f"{device.platform}: {device.device_kind}" for device in jax.devices()]
+    return {"processor": _processor(), "cores": cores, "devices": devices}
+
+
+def _processor() -> str:
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _versions() -> dict[str, str]:
+    packages = ("advjax", "jax", "jaxlib", "flax", "optax", "dm-pix", "numpy")
+    found = {}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed as a package"
+    return {"python": platform.python_version(), **found}
