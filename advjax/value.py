@@ -45,19 +45,53 @@ def value(cls: type[T]) -> type[T]:
         for field in dataclasses.fields(self):
             if "rank" in field.metadata:
                 content = getattr(self, field.name)
-                # JAX rebuilds values around tracers and placeholders, which pass untouched.
+                # Arrays of JAX, tracers among them, stay what they are.
                 if isinstance(content, int | float | list | tuple | np.generic | np.ndarray):
                     array = np.asarray(content, field.metadata["dtype"])
                     object.__setattr__(self, field.name, array)
         if own_check is not None:
             own_check(self)
 
+    def __eq__(self: Any, other: Any) -> Any:
+        if type(self) is not type(other):
+            return NotImplemented
+        (ours, our_structure), (theirs, their_structure) = jax.tree.flatten(self), jax.tree.flatten(other)
+        return our_structure == their_structure and all(map(np.array_equal, ours, theirs))
+
+    def __hash__(self: Any) -> int:
+        return hash(jax.tree.structure(self))
+
     cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
-    frozen = dataclasses.dataclass(frozen=True)(cls)
-    fields = dataclasses.fields(frozen)  # type: ignore[arg-type]
-    meta = [f.name for f in fields if f.metadata.get("static")]
-    data = [f.name for f in fields if f.name not in meta]
-    return jax.tree_util.register_dataclass(frozen, data_fields=data, meta_fields=meta)
+    # A dataclass would compare arrays by ==, which has no truth value, and hash them, which fails.
+    cls.__eq__, cls.__hash__ = __eq__, __hash__  # type: ignore[method-assign,assignment]
+    frozen = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    _register(frozen)
+    return frozen
+
+
+def _register(cls: Any) -> None:
+    # Not jax.tree_util.register_dataclass: structures of two such classes with equal fields compare equal
+    # (jaxlib 0.10 to 0.12), so that jit could run the program of another attack.
+    fields = dataclasses.fields(cls)
+    names = [f.name for f in fields if not f.metadata.get("static")]
+    static_names = [f.name for f in fields if f.metadata.get("static")]
+
+    def flatten(part: Any) -> tuple[list[Any], tuple[Any, ...]]:
+        return [getattr(part, name) for name in names], tuple(getattr(part, name) for name in static_names)
+
+    def flatten_with_keys(part: Any) -> tuple[list[Any], tuple[Any, ...]]:
+        children, statics = flatten(part)
+        keys = map(jax.tree_util.GetAttrKey, names)
+        return list(zip(keys, children, strict=True)), statics
+
+    def unflatten(statics: tuple[Any, ...], children: Any) -> Any:
+        # Without __post_init__: JAX rebuilds values around tracers and placeholders, which no check could read.
+        part = object.__new__(cls)
+        for name, content in zip((*names, *static_names), (*children, *statics), strict=True):
+            object.__setattr__(part, name, content)
+        return part
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
 
 
 def walk(part: Any) -> Iterator[Any]:

@@ -5,6 +5,7 @@ returned.  All are for one image [H, W, C]; `origin` is the clean image.
 """
 
 import math
+from fractions import Fraction
 from typing import Any, Literal, Protocol
 
 import jax
@@ -86,11 +87,11 @@ class Quantise:
         A compiled division by a constant is a multiplication by its reciprocal, one bit off for some levels.  Here
         the reciprocal is the sum of two numbers, the first so short that its product with a level is exact.
         """
-        mantissa = jnp.finfo(level.dtype).nmant + 1 - math.ceil(math.log2(self.levels))
-        reciprocal = 1.0 / (self.levels - 1)
-        fraction, exponent = math.frexp(reciprocal)
-        high = math.ldexp(math.floor(math.ldexp(fraction, mantissa)), exponent - mantissa)
-        return level * high + level * (reciprocal - high)
+        reciprocal = Fraction(1, self.levels - 1)
+        bits = jnp.finfo(level.dtype).nmant + 1 - math.ceil(math.log2(self.levels))
+        unit = Fraction(2) ** (math.frexp(reciprocal)[1] - bits)
+        high = reciprocal // unit * unit
+        return level * float(high) + level * float(reciprocal - high)
 
 
 @value

@@ -112,7 +112,9 @@ class Optax:
         self, gradient: jax.Array, state: Any, image: jax.Array | None = None, **extra: Any
     ) -> tuple[jax.Array, Any]:
         complete = optax.with_extra_args_support(self.transformation)
-        return complete.update(gradient, state, image, **extra)
+        # optax mixes integer counts and floats, which strict promotion (a user's setting) would refuse.
+        with jax.numpy_dtype_promotion("standard"):
+            return complete.update(gradient, state, image, **extra)
 
 
 @value
@@ -122,8 +124,7 @@ class Chain:
     parts: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.parts, tuple):
-            object.__setattr__(self, "parts", tuple(as_direction(part) for part in self.parts))
+        object.__setattr__(self, "parts", tuple(as_direction(part) for part in self.parts))
 
     def init(self, image: jax.Array) -> tuple[Any, ...]:
         return tuple(part.init(image) for part in self.parts)

@@ -1,0 +1,170 @@
+"""Figures: perturbed images beside their perturbations, score histograms, metrics by attack, errors by training set.
+
+Each function returns a `matplotlib.figure.Figure` that belongs to no window: save it with `figure.savefig(path)`.
+Importing this module does not import matplotlib.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = ["error_figure", "histogram_figure", "metric_figure", "perturbation_figure"]
+
+# Okabe and Ito's colours, which stay distinct for colour-blind readers; black stays free for references.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F")
+_DPI = 150
+
+
+def perturbation_figure(
+    original: np.ndarray, perturbed: Sequence[np.ndarray], captions: Sequence[str], *, title: str = ""
+) -> Any:
+    """The original, then each perturbed image over its perturbation: grey is no change, black and white its largest.
+
+    Args:
+        original: uint8 [H, W, C], C of 1 or 3.
+        perturbed: images of the same shape.
+        captions: one for each of them.
+        title: of the figure.
+
+    Raises:
+        ValueError: a shape or the number of captions does not fit.
+
+    >>> image = np.zeros((8, 8, 1), np.uint8)
+    >>> len(perturbation_figure(image, [image, image], ["a", "b"]).axes)
+    6
+    """
+    if len(captions) != len(perturbed):
+        raise ValueError(f"captions must be {len(perturbed)} many, one for each image, got {len(captions)}")
+    for index, image in enumerate(perturbed):
+        if image.shape != original.shape:
+            raise ValueError(f"perturbed[{index}] must have shape {original.shape}, got {image.shape}")
+    columns = len(perturbed) + 1
+    figure, axes = _figure(2, columns, (1.75 * columns, 4.2), title)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    _show(axes[0, 0], original / 255)
+    axes[0, 0].set_title("original", fontsize=9)
+    for column, (image, caption) in enumerate(zip(perturbed, captions, strict=True), start=1):
+        _show(axes[0, column], image / 255)
+        axes[0, column].set_title(caption, fontsize=9)
+        change = image.astype(float) - original
+        _show(axes[1, column], 0.5 + 0.5 * change / max(np.abs(change).max(), 1))
+    return figure
+
+
+def histogram_figure(
+    scores: Mapping[str, np.ndarray],
+    weights: Mapping[str, np.ndarray] | None = None,
+    *,
+    bins: int = 50,
+    xlabel: str = "",
+    ylabel: str = "count",
+    title: str = "",
+) -> Any:
+    """Outlines of histograms over one range.
+
+    Args:
+        scores: values [n] by name.
+        weights: what each value counts for; default 1.
+        bins: number of bins between the smallest value and the largest.
+        xlabel, ylabel, title: texts.
+
+    >>> len(histogram_figure({"a": np.array([0.2, 0.3])}).axes)
+    1
+    """
+    figure, axes = _figure(1, 1, (7, 4.2), title)
+    axis = axes[0, 0]
+    values = np.concatenate(list(scores.values()))
+    edges = np.linspace(values.min(), values.max(), bins + 1)
+    for index, (name, own) in enumerate(scores.items()):
+        heights, _ = np.histogram(own, edges, weights=None if weights is None else weights[name])
+        colour = _COLOURS[index % len(_COLOURS)]
+        style = "-" if index < len(_COLOURS) // 2 else "--"
+        axis.stairs(heights, edges, label=name, color=colour, linewidth=1.6, linestyle=style)
+    axis.set(xlabel=xlabel, ylabel=ylabel, xlim=(edges[0], edges[-1]))
+    axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def metric_figure(names: Sequence[str], curves: Mapping[str, np.ndarray], *, title: str = "") -> Any:
+    """Mean and standard deviation over networks of several metrics, by attack.
+
+    Args:
+        names: the attacks, [A].
+        curves: by metric, the values [A, networks].
+        title: of the figure.
+
+    >>> len(metric_figure(["FGS", "FGV"], {"PASS": np.array([[0.7], [0.8]])}).axes)
+    1
+    """
+    figure, axes = _figure(1, 1, (7, 4.2), title)
+    axis = axes[0, 0]
+    places = np.arange(len(names))
+    for index, (label, values) in enumerate(curves.items()):
+        shift = 0.08 * (index - (len(curves) - 1) / 2)
+        axis.errorbar(
+            places + shift,
+            values.mean(axis=1),
+            values.std(axis=1),
+            label=label,
+            color=_COLOURS[index % len(_COLOURS)],
+            marker="os^Dv"[index % 5],
+            linewidth=1.4,
+            capsize=3,
+        )
+    axis.set_xticks(places, names)
+    axis.set_ylim(0, 1.05 * max(values.max() for values in curves.values()))
+    axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def error_figure(
+    labels: Sequence[str],
+    panels: Mapping[str, Sequence[np.ndarray]],
+    references: Sequence[float],
+    *,
+    reference: str,
+    xlabel: str = "",
+    title: str = "",
+) -> Any:
+    """One panel for each kind of error: mean and standard deviation over networks, by training set.
+
+    Args:
+        labels: the training sets, [A].
+        panels: by the name of an error, for each training set the errors of its networks.
+        references: for each panel the error of networks not so trained, drawn as a line.
+        reference: what that line is called.
+        xlabel, title: texts.
+
+    >>> len(error_figure(["low", "high"], {"error": [np.ones(3), np.ones(3)]}, [2.0], reference="basic").axes)
+    1
+    """
+    figure, axes = _figure(1, len(panels), (4.2 * len(panels), 3.8), title)
+    for index, (axis, (name, errors), level) in enumerate(zip(axes[0], panels.items(), references, strict=True)):
+        means, stds = [np.mean(values) for values in errors], [np.std(values) for values in errors]
+        axis.errorbar(labels, means, stds, color=_COLOURS[index], marker="o", linewidth=1.6, capsize=4)
+        axis.axhline(level, color="black", linewidth=1, linestyle=":", label=reference)
+        axis.set(xlabel=xlabel, ylabel=name)
+        axis.margins(x=0.15)
+        axis.set_ylim(0, 1.15 * max([*np.add(means, stds), level]) or 1)
+        axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float], title: str) -> tuple[Any, np.ndarray]:
+    # Not pyplot: its figures stay in a global list until they are closed.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return figure, axes
+
+
+def _show(axis: Any, image: np.ndarray) -> None:
+    picture = image[..., 0] if image.shape[-1] == 1 else image
+    axis.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")

@@ -1,0 +1,303 @@
+"""Every attack, through one table of checks; closed forms; the combinators."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from advjax import (
+    Failure,
+    fgs,
+    fgv,
+    from_function,
+    hard_positive,
+    hot_cold,
+    hot_cold_sign,
+    perturb,
+    pgd,
+    stack,
+)  # fmt: skip
+from advjax.attacks import (
+    BestOf,
+    Both,
+    Box,
+    Chain,
+    CrossEntropy,
+    Finish,
+    Fixed,
+    LinfBall,
+    Margin,
+    Move,
+    Quantise,
+    Repeat,
+    Sign,
+    Targeted,
+)  # fmt: skip
+from tests.models_for_tests import convolutional, convolutional_weights, grid_images, linear, linear_weights
+
+MASK = np.zeros((8, 8, 1), np.int32)
+MASK[2:7, 1:6] = 1
+
+ATTACKS = {
+    "fgs": lambda **o: fgs(**o),
+    "fgs fixed": lambda **o: fgs(0.1, **o),
+    "fgv": lambda **o: fgv(**o),
+    "fgv fixed": lambda **o: fgv(0.3, **o),
+    "hot_cold": lambda **o: hot_cold(2, **o),
+    "hot_cold targets": lambda **o: hot_cold(targets=3, **o),
+    "hot_cold abs": lambda **o: hot_cold(cold="abs", **o),
+    "hot_cold ranks": lambda **o: hot_cold(ranks=range(1, 5), **o),
+    "hot_cold_sign": lambda **o: hot_cold_sign(1, **o),
+    "hard_positive": lambda **o: hard_positive(hot_cold(1, **o), 1.1),
+    "hard_positive of ranks": lambda **o: hard_positive(hot_cold(ranks=(1, 2), **o), 1.05),
+    "pgd linf": lambda **o: pgd(0.1, step_size=0.03, steps=4, **o),
+    "pgd l2": lambda **o: pgd(1.0, norm="l2", step_size=0.4, steps=4, **o),
+    "pgd l1": lambda **o: pgd(3.0, norm="l1", step_size=1.0, steps=4, restarts=2, **o),
+}
+BALLS = {"fgs fixed": ("linf", 0.1), "pgd linf": ("linf", 0.1), "pgd l2": ("l2", 1.0), "pgd l1": ("l1", 3.0)}
+
+
+@pytest.fixture(scope="module")
+def problem():
+    classifier = from_function(convolutional, convolutional_weights())
+    images = jnp.asarray(grid_images(3, (12, 8, 8, 1)))
+    return classifier, images, classifier(images).argmax(-1).astype(jnp.int32)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["everywhere", "masked"])
+@pytest.mark.parametrize("name", ATTACKS)
+def test_every_attack(name, masked, problem):
+    classifier, images, labels = problem
+    attack = ATTACKS[name](mask=MASK) if masked else ATTACKS[name]()
+    result = perturb(attack, classifier, images, labels, jax.random.key(0))
+    pixels = np.asarray(result.image)
+    stacked = result.success.shape[:-1]
+    # Shape and type kept; in [0, 1]; on the grid, bit for bit; the clean image's bits outside the mask.
+    assert pixels.shape == (*stacked, *images.shape)
+    assert pixels.dtype == np.float32
+    assert pixels.min() >= 0
+    assert pixels.max() <= 1
+    np.testing.assert_array_equal(pixels, np.round(pixels * 255).astype(np.uint8) / np.float32(255))
+    clean = np.broadcast_to(np.asarray(images), pixels.shape)
+    if masked:
+        outside = np.broadcast_to(MASK == 0, pixels.shape)
+        np.testing.assert_array_equal(pixels[outside], clean[outside])
+    # In the ball.
+    if name in BALLS:
+        norm, radius = BALLS[name]
+        assert np.asarray(getattr(result, norm)).max() <= radius + 1e-5
+    # The distances are those of the images returned.
+    np.testing.assert_allclose(result.linf, np.abs(pixels - clean).max((-1, -2, -3)), atol=1e-6)
+    np.testing.assert_array_equal(result.l0, (pixels != clean).any(-1).sum((-1, -2)))
+    # Success is what the model says of exactly these images.
+    again = np.asarray(classifier(jnp.asarray(pixels.reshape(-1, 8, 8, 1))).argmax(-1)).reshape(result.success.shape)
+    success = np.asarray(result.success)
+    np.testing.assert_array_equal(again, result.prediction)
+    assert np.all(again[success] != np.asarray(result.label)[success])
+    assert np.all((np.asarray(result.failure) == Failure.NONE) == success)
+    # It attacks at all, unless the mask or the target leaves too little.
+    assert success.any() or masked or "l1" in name
+    # Same key, same bits.
+    repeated = perturb(attack, classifier, images, labels, jax.random.key(0))
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, result, repeated)))
+
+
+@pytest.mark.parametrize("build", [fgs, fgv], ids=["sign", "value"])
+@pytest.mark.parametrize("shape", [(6, 6, 1), (3, 4, 3)])
+def test_boundary_of_a_linear_model_is_the_closed_form(build, shape):
+    weights = linear_weights(1, classes=2)
+    classifier = from_function(linear, weights)
+    # Far from 0 and 1, so that the box does not matter; and off the grid.
+    images = jnp.asarray(0.5 + 0.02 * np.random.default_rng(0).normal(size=(9, *shape)), jnp.float32)
+    w, b = np.asarray(weights["w"], np.float64) * 0.05, np.zeros(2)
+    classifier = from_function(linear, {"w": jnp.asarray(w, jnp.float32), "b": jnp.zeros(2)})
+    logits = np.asarray(images, np.float64).reshape(9, -1) @ w + b
+    labels = logits.argmax(-1)
+    gap, slope = np.abs(logits[:, 0] - logits[:, 1]), w[:, 1] - w[:, 0]
+    gain = np.abs(slope).sum() if build is fgs else (slope**2).sum() / np.abs(slope).max()
+    result = perturb(build(levels=None), classifier, images, jnp.asarray(labels))
+    inside = gap / gain < 0.4
+    assert inside.sum() >= 4
+    assert np.all(np.asarray(result.success)[inside])
+    np.testing.assert_allclose(np.asarray(result.scale)[inside], (gap / gain)[inside], rtol=0.01, atol=2e-5)
+
+
+def test_hot_cold_ranks_are_the_single_ranks(problem):
+    together = perturb(hot_cold(ranks=range(1, 5)), *problem)
+    for index in range(4):
+        alone = perturb(hot_cold(index + 1), *problem)
+        np.testing.assert_array_equal(together.image[index], alone.image)
+        np.testing.assert_array_equal(together.success[index], alone.success)
+
+
+def test_targets_by_class_reach_what_ranks_reach(problem):
+    classifier, images, labels = problem
+    logits = np.array(classifier(images))
+    logits[np.arange(12), np.asarray(labels)] = -np.inf
+    second = jnp.asarray(np.argsort(-logits, axis=-1)[:, 1], jnp.int32)
+    by_class = perturb(hot_cold(targets=second), classifier, images, labels)
+    by_rank = perturb(hot_cold(2), classifier, images, labels)
+    np.testing.assert_array_equal(by_class.image, by_rank.image)
+
+
+def test_hard_positive_scales_the_continuous_perturbation(problem):
+    classifier, images, labels = problem
+    minimal = perturb(fgv(), classifier, images, labels)
+    hard = perturb(hard_positive(fgv(), 1.1), classifier, images, labels)
+    np.testing.assert_allclose(hard.scale, minimal.scale * 1.1, rtol=1e-5)
+    gradient = np.asarray(jax.grad(lambda x: optax.softmax_cross_entropy_with_integer_labels(
+        classifier(x), labels).sum())(images))  # fmt: skip
+    ray = gradient / np.abs(gradient).max((1, 2, 3), keepdims=True)
+    exact = np.asarray(images) + np.asarray(hard.scale)[:, None, None, None] * ray
+    np.testing.assert_allclose(hard.image, np.clip(np.round(exact * 255), 0, 255) / 255, atol=1.01 / 255)
+
+
+def test_per_image_numbers_are_those_of_single_calls(problem):
+    classifier, images, labels = problem
+    radii = np.linspace(0, 0.3, 12, dtype=np.float32)
+    together = perturb(fgs(radii), classifier, images, labels)
+    for index in (0, 5, 11):
+        one = slice(index, index + 1)
+        alone = perturb(fgs(radii[index]), classifier, images[one], labels[one])
+        np.testing.assert_array_equal(together.image[one], alone.image)
+
+
+def test_per_image_masks(problem):
+    classifier, images, labels = problem
+    masks = np.random.default_rng(0).integers(0, 2, (12, 8, 8, 1))
+    result = perturb(fgs(0.1, mask=masks), classifier, images, labels)
+    changed = np.asarray(result.image) != np.asarray(images)
+    assert changed.any()
+    assert not changed[masks == 0].any()
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 10_000))
+def test_any_mask_holds_on_every_pixel(seed):
+    rng = np.random.default_rng(seed)
+    mask = rng.integers(0, 2, (8, 8, 1))
+    classifier = from_function(convolutional, convolutional_weights(seed % 7))
+    images = jnp.asarray(grid_images(seed, (4, 8, 8, 1)))
+    for attack in (hot_cold_sign(1, mask=mask), pgd(0.2, step_size=0.1, steps=3, mask=mask)):
+        result = perturb(attack, classifier, images, jnp.asarray(rng.integers(0, 5, 4)), jax.random.key(seed))
+        outside = np.broadcast_to(mask == 0, images.shape)
+        np.testing.assert_array_equal(np.asarray(result.image)[outside], np.asarray(images)[outside])
+
+
+def test_reasons_of_failure(problem):
+    classifier, images, labels = problem
+    wrong = (labels + 1) % 5
+    assert set(np.asarray(perturb(fgs(), classifier, images, wrong).failure)) == {Failure.ALREADY_MISCLASSIFIED}
+    nowhere = perturb(fgs(mask=np.zeros((8, 8, 1))), classifier, images, labels)
+    assert set(np.asarray(nowhere.failure)) == {Failure.NO_DIRECTION}
+    np.testing.assert_array_equal(nowhere.image, images)
+    assert set(np.asarray(perturb(fgs(0.0), classifier, images, labels).failure)) == {Failure.NOT_FOOLED}
+    # A margin that no image in the box can close.
+    certain = from_function(linear, {"w": jnp.full((64, 2), 1e-3).at[:, 0].mul(2), "b": jnp.array([9.0, 0.0])})
+    stuck = perturb(fgs(), certain, images, jnp.zeros(12, jnp.int32))
+    assert set(np.asarray(stuck.failure)) == {Failure.NO_BOUNDARY}
+    np.testing.assert_array_equal(stuck.image, images)
+
+
+def test_calls_are_counted(problem):
+    # Clean logits, a gradient for each step, the verdict.
+    assert set(np.asarray(perturb(fgs(0.1), *problem).calls)) == {3}
+    assert set(np.asarray(perturb(pgd(0.1, step_size=0.02, steps=7), *problem, jax.random.key(0)).calls)) == {9}
+
+
+def test_pgd_is_the_loop_written_out(problem):
+    classifier, images, labels = problem
+    attack = pgd(0.1, step_size=0.03, steps=5, random_start=False, levels=None)
+    result = perturb(attack, classifier, images, labels)
+    gradient = jax.grad(lambda x: optax.softmax_cross_entropy_with_integer_labels(classifier(x), labels).sum())
+    clean = np.asarray(images)
+    x = clean
+    for _ in range(5):
+        x = x + np.float32(0.03) * np.sign(np.asarray(gradient(jnp.asarray(x))))
+        x = np.clip(np.clip(x, clean - np.float32(0.1), clean + np.float32(0.1)), 0, 1)
+    assert np.mean(np.abs(np.asarray(result.image) - x) < 1e-5) > 0.995
+
+
+def test_restarts_keep_the_largest_margin(problem):
+    classifier, _images, labels = problem
+
+    def margins(restarts):
+        result = perturb(pgd(0.05, step_size=0.02, steps=2, restarts=restarts), *problem, jax.random.key(4))
+        logits = np.array(classifier(result.image))
+        own = logits[np.arange(12), np.asarray(labels)].copy()
+        logits[np.arange(12), np.asarray(labels)] = -np.inf
+        return logits.max(-1) - own
+
+    assert np.all(margins(6) >= margins(1) - 1e-6)
+    assert np.any(margins(6) > margins(1))
+
+
+def test_targeted_pgd_reaches_its_target(problem):
+    classifier, images, labels = problem
+    target = (labels + 2) % 5
+    attack = pgd(0.5, step_size=0.05, steps=40, objective=Targeted(target), random_start=False)
+    result = perturb(attack, classifier, images, labels)
+    assert np.mean(np.asarray(result.prediction) == np.asarray(target)) > 0.9
+
+
+def test_momentum_of_optax_is_a_direction(problem):
+    classifier, images, labels = problem
+    momentum = optax.trace(0.9)
+    allowed = Both((LinfBall(0.1), Box()))
+    move = Move(Margin(), Chain((momentum, Sign())), Fixed(0.02), allowed)
+    result = perturb(Finish(Repeat(move, 10), Quantise(256, "inward")), classifier, images, labels)
+    gradient = jax.grad(lambda x: jnp.max(jnp.where(jax.nn.one_hot(labels, 5) > 0, -jnp.inf, classifier(x)), -1).sum()
+                        - jnp.take_along_axis(classifier(x), labels[:, None], 1).sum())  # fmt: skip
+    clean = np.asarray(images)
+    x, velocity = clean, np.zeros_like(clean)
+    for _ in range(10):
+        velocity = 0.9 * velocity + np.asarray(gradient(jnp.asarray(x)))
+        x = np.clip(np.clip(x + 0.02 * np.sign(velocity), clean - 0.1, clean + 0.1), 0, 1)
+    assert np.mean(np.abs(np.asarray(result.image) - x) < 1.01 / 255) > 0.99
+    assert np.asarray(result.linf).max() <= 0.1 + 1e-6
+
+
+def test_a_stack_is_a_sweep(problem):
+    sweep = perturb(stack([fgs(epsilon) for epsilon in (0.0, 0.1, 0.2)]), *problem)
+    assert sweep.image.shape == (3, 12, 8, 8, 1)
+    np.testing.assert_array_equal(sweep.image[1], perturb(fgs(0.1), *problem).image)
+    assert np.all(np.diff(np.asarray(sweep.linf).mean(-1)) > 0)
+
+
+def test_a_stack_with_per_image_masks_and_keys(problem):
+    classifier, images, labels = problem
+    masks = np.random.default_rng(0).integers(0, 2, (2, 12, 8, 8, 1))
+    single = [pgd(0.1, step_size=0.05, steps=2, mask=mask) for mask in masks]
+    together = perturb(stack(single), classifier, images, labels, jax.random.key(5))
+    for index, attack in enumerate(single):
+        alone = perturb(attack, classifier, images, labels, jax.random.key(5))
+        np.testing.assert_array_equal(together.image[index], alone.image)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: stack([]), "attacks must hold at least one"),
+        (lambda: stack([fgs(), fgv()]), "attacks must have one structure"),
+        (lambda: stack([hot_cold(ranks=(1, 2))]), "attacks must be single attacks"),
+        (lambda: hard_positive(fgs(0.1), 1.05), "attack must search the boundary"),
+        (lambda: hard_positive(fgs(), 0.9), "factor must be 1 or more"),
+        (lambda: hot_cold(ranks=(1, 2), targets=3), "give ranks or targets, not both"),
+        (lambda: Repeat(fgs(), 0), "steps must be an integer of 1 or more"),
+        (lambda: BestOf(fgs(), 2.5), "restarts must be an integer of 1 or more"),
+        (lambda: pgd(0.1, step_size=0.1, steps=2, random_start=False, restarts=3), "restarts must be 1 without"),
+        (lambda: pgd(0.1, norm="l7", step_size=0.1, steps=2), 'norm must be "linf", "l2" or "l1"'),
+    ],
+)
+def test_bad_settings_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_a_move_without_direction_needs_no_model_call_in_the_search(problem):
+    classifier, images, labels = problem
+    move = Move(CrossEntropy(), Sign(), Fixed(0.0), Box())
+    np.testing.assert_array_equal(perturb(move, classifier, images, labels).image, images)
