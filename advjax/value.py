@@ -63,7 +63,7 @@ def value(cls: type[T]) -> type[T]:
 
     cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
     # A dataclass would compare arrays by ==, which has no truth value, and hash them, which fails.
-    cls.__eq__, cls.__hash__ = __eq__, __hash__  # type: ignore[method-assign,assignment]
+    cls.__eq__, cls.__hash__ = __eq__, __hash__  # type: ignore[method-assign]
     frozen = dataclasses.dataclass(frozen=True, eq=False)(cls)
     _register(frozen)
     return frozen

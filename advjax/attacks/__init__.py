@@ -5,6 +5,7 @@ from advjax.attacks.constraints import Both, Box, L1Ball, L2Ball, LinfBall, Quan
 from advjax.attacks.directions import L1, L2, Chain, Masked, Sign, Value
 from advjax.attacks.named import fgs, fgv, hard_positive, hot_cold, hot_cold_sign, pgd
 from advjax.attacks.objectives import CrossEntropy, HotCold, Margin, Targeted
+from advjax.attacks.perceptual import PassAtLeast
 from advjax.attacks.perturb import perturb
 from advjax.attacks.perturbation import Perturbation
 from advjax.attacks.searches import Boundary, Fixed
@@ -16,5 +17,5 @@ __all__ = [
     "CrossEntropy", "Margin", "Targeted", "HotCold",
     "Sign", "Value", "L2", "L1", "Masked", "Chain",
     "Fixed", "Boundary",
-    "Box", "LinfBall", "L2Ball", "L1Ball", "ball", "Region", "Quantise", "Both",
+    "Box", "LinfBall", "L2Ball", "L1Ball", "ball", "Region", "Quantise", "Both", "PassAtLeast",
 ]  # fmt: skip

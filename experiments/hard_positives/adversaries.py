@@ -1,6 +1,7 @@
 """Stage "attack": every type along every base network, on training sources and on held-out ones."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -73,20 +74,20 @@ def stage_name(split: str, base: int, kind: str) -> str:
 def attack_all(config: Config, store: Store, classifiers: list[Classifier], train: Dataset, sources: Sources) -> None:
     """Attacks all sources by all types that the run needs."""
     for base, classifier in enumerate(classifiers):
-        for split, data, rows, kinds, limit in [
-            ("train", train, sources.train, training_types(config), config.cap_per_type),
-            (
-                "heldout",
-                sources.heldout_from,
-                sources.heldout[base],
-                HELD_OUT_TYPES,
-                config.heldout_share(base),
-            ),
+        share, heldout_from = config.heldout_share(base), sources.heldout_from
+        for split, kinds, data, rows, limit in [
+            ("train", training_types(config), train, sources.train, config.cap_per_type),
+            ("heldout", HELD_OUT_TYPES, heldout_from, sources.heldout[base], share),
         ]:
             attack = partial(attack_images, classifier, data, rows, limit=limit, batch=config.attack_batch)
-            for kind in kinds:
-                title = f"attack: network {base}, {split}, {kind}"
-                store.ensure(stage_name(split, base, kind), partial(attack, ATTACKS[kind], title=title))
+            todo = {kind: stage_name(split, base, kind) for kind in kinds}
+            todo = {kind: stage for kind, stage in todo.items() if not store.done(stage)}
+            title = f"attack network {base}, {split} images"
+            with tqdm(total=len(todo) * len(rows), desc=title, unit="img", disable=not todo) as bar:
+                for number, (kind, stage) in enumerate(todo.items(), start=1):
+                    bar.set_postfix_str(kind)
+                    store.ensure(stage, partial(attack, ATTACKS[kind], advance=bar.update))
+                    bar.update(number * len(rows) - bar.n)
 
 
 def attack_images(
@@ -97,7 +98,7 @@ def attack_images(
     *,
     limit: int,
     batch: int,
-    title: str,
+    advance: Callable[[int], Any] = lambda count: None,
 ) -> Arrays:
     """The first `limit` successes of `attack` on the images `data[rows]`, in that order.
 
@@ -111,15 +112,14 @@ def attack_images(
     """
     parts: list[Arrays] = []
     counts = np.zeros(2, np.int64)
-    with tqdm(total=len(rows), desc=title, unit="img", dynamic_ncols=True) as bar:
-        for start in range(0, len(rows), batch):
-            chunk = rows[start : start + batch]
-            successes, attempted = _attack_batch(attack, classifier, data, chunk, batch)
-            parts.append(successes)
-            counts += attempted, len(successes["source"])
-            bar.update(len(chunk))
-            if counts[1] >= limit:
-                break
+    for start in range(0, len(rows), batch):
+        chunk = rows[start : start + batch]
+        successes, attempted = _attack_batch(attack, classifier, data, chunk, batch)
+        parts.append(successes)
+        counts += attempted, len(successes["source"])
+        advance(len(chunk))
+        if counts[1] >= limit:
+            break
     merged = {name: np.concatenate([part[name] for part in parts])[:limit] for name in parts[0]}
     return {**merged, "attempted": counts[0], "succeeded": counts[1]}
 

@@ -47,9 +47,6 @@ def choose(scores: list[np.ndarray], bands: list[Band], minimum: int, key: jax.A
     inside = {band: [np.flatnonzero((s > band[0]) & (s <= band[1])) for s in scores] for band in bands}
     kept = {band: rows for band, rows in inside.items() if min(map(len, rows)) >= minimum}
     number = min((len(row) for rows in kept.values() for row in rows), default=0)
-    chosen: dict[Band, list[np.ndarray]] = {}
-    for index, (band, rows) in enumerate(kept.items()):
-        keys = jax.random.split(jax.random.fold_in(key, index), len(rows))
-        draws = [np.asarray(jax.random.permutation(k, len(row)))[:number] for k, row in zip(keys, rows, strict=True)]
-        chosen[band] = [np.sort(row[draw]) for row, draw in zip(rows, draws, strict=True)]
-    return chosen
+    # NumPy's generator, seeded by the key: each set has its own size, for which JAX would compile anew.
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    return {band: [np.sort(rng.choice(row, number, replace=False)) for row in rows] for band, rows in kept.items()}

@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,7 +52,7 @@ def _of_attacks(config: Config, store: Store) -> Iterator[Metric]:
                 names = ("attempted", "succeeded", "l2", "linf", "scale")
                 stored = store.read(stage_name(split, base, kind), *names)
                 scores = store.read(score_name(split, base, kind))
-                values = {
+                values: dict[str, Any] = {
                     "attempted": stored["attempted"],
                     "succeeded": stored["succeeded"],
                     "success": stored["succeeded"] / np.maximum(stored["attempted"], 1),
@@ -76,9 +76,7 @@ def _of_rows(store: Store, rows: list[str]) -> Iterator[Metric]:
     for row in rows:
         stored = store.read(f"row/{row}")
         count = stored["adversarial_count"]
-        for network, (clean, wrong) in enumerate(
-            zip(stored["clean_wrong"], stored["adversarial_wrong"], strict=True)
-        ):
+        for network, (clean, wrong) in enumerate(zip(stored["clean_wrong"], stored["adversarial_wrong"], strict=True)):
             yield Metric("row", row, network, "clean_error", clean / stored["clean_count"])
             yield Metric("row", row, network, "adversarial_error", wrong.sum() / count.sum())
             for kind, error in zip(HELD_OUT_TYPES, wrong / np.maximum(count, 1), strict=True):

@@ -23,38 +23,39 @@ def score_name(split: str, base: int, kind: str) -> str:
 
 def score_all(config: Config, store: Store, train: Dataset, sources: Sources) -> None:
     """Scores the first `pass_per_type` images of every type and base."""
-    for base in range(config.bases):
-        for split, data, kinds in [
-            ("train", train, training_types(config)),
-            ("heldout", sources.heldout_from, HELD_OUT_TYPES),
-        ]:
-            for kind in kinds:
-                store.ensure(
-                    score_name(split, base, kind), partial(_score_type, config, store, data, split, base, kind)
-                )
+    stages = [
+        (data, split, base, kind)
+        for base in range(config.bases)
+        for data, split, kinds in [
+            (train, "train", training_types(config)),
+            (sources.heldout_from, "heldout", HELD_OUT_TYPES),
+        ]
+        for kind in kinds
+        if not store.done(score_name(split, base, kind))
+    ]
+    for data, split, base, kind in tqdm(stages, desc="score by PASS", unit="type", disable=not stages):
+        store.ensure(score_name(split, base, kind), partial(_score_type, config, store, data, split, base, kind))
 
 
 def _score_type(config: Config, store: Store, data: Dataset, split: str, base: int, kind: str) -> Arrays:
     stored = store.read(stage_name(split, base, kind), "image", "source")
     perturbed = stored["image"][: config.pass_per_type]
     original = data.images[stored["source"][: config.pass_per_type]]
-    title = f"score: network {base}, {split}, {kind}"
-    valid = score_pairs(perturbed, original, "valid", config.score_batch, title)
     few = slice(config.same_per_type if split == "train" else 0)
-    same = score_pairs(perturbed[few], original[few], "same", config.score_batch, f"{title}, same padding")
-    return {"valid": valid, "same": same}
+    return {
+        "valid": score_pairs(perturbed, original, "valid", config.score_batch),
+        "same": score_pairs(perturbed[few], original[few], "same", config.score_batch),
+    }
 
 
-def score_pairs(perturbed: np.ndarray, original: np.ndarray, padding: str, batch: int, title: str) -> np.ndarray:
+def score_pairs(perturbed: np.ndarray, original: np.ndarray, padding: str, batch: int) -> np.ndarray:
     """PASS float32 [N] of pairs of uint8 images [N, H, W, C], `batch` pairs at a time; the last ones filled up."""
     parts = [np.zeros(0, np.float32)]
-    with tqdm(total=len(perturbed), desc=title, unit="pair", dynamic_ncols=True, disable=not len(perturbed)) as bar:
-        for start in range(0, len(perturbed), batch):
-            rows = np.arange(start, min(start + batch, len(perturbed)))
-            filled = np.resize(rows, batch)
-            scores = _pass(to_float(perturbed[filled]), to_float(original[filled]), padding)
-            parts.append(np.asarray(scores)[: len(rows)])
-            bar.update(len(rows))
+    for start in range(0, len(perturbed), batch):
+        rows = np.arange(start, min(start + batch, len(perturbed)))
+        filled = np.resize(rows, batch)
+        scores = _pass(to_float(perturbed[filled]), to_float(original[filled]), padding)
+        parts.append(np.asarray(scores)[: len(rows)])
     return np.concatenate(parts)
 
 

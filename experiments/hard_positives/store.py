@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+import advjax
 from experiments.hard_positives.config import Config, fingerprint
 
 __all__ = ["Store", "open_store"]
@@ -142,11 +143,5 @@ def _processor() -> str:
 
 
 def _versions() -> dict[str, str]:
-    packages = ("advjax", "jax", "jaxlib", "flax", "optax", "dm-pix", "numpy")
-    found = {}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed as a package"
-    return {"python": platform.python_version(), **found}
+    found = {package: metadata.version(package) for package in ("jax", "jaxlib", "flax", "optax", "dm-pix", "numpy")}
+    return {"advjax": advjax.__version__, "python": platform.python_version(), **found}

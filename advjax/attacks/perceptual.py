@@ -1,0 +1,68 @@
+"""PassAtLeast: the constraint that an image must look like its original, by PASS."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from advjax.attacks.constraints import Quantise
+from advjax.scores.pass_score import pass_score
+from advjax.value import number, static, value
+
+__all__ = ["PassAtLeast"]
+
+
+@value
+class PassAtLeast:
+    """`PASS(x, origin) >= tau`: pulls the perturbation back along its ray until it holds (Rozsa et al. 2016, eq. 5).
+
+    With d = candidate - origin the result is `origin + t d`, rounded inward to the grid, for the largest t in [0, 1]
+    that a bisection finds; the candidate itself where it holds already. PASS was computed on exactly the image
+    returned. On a ray PASS falls with t but for rounding, so that the bisection finds its crossing.
+
+    Use it at the end, `Finish(attack, PassAtLeast(0.99))`: for a boundary search this is eq. 5, since its image is the
+    nearest adversarial one on its ray, and where that looks too different the attack has failed. Or put it last in the
+    constraint of a `Move`, where each candidate pays for `steps + 1` scores.
+
+    Attributes:
+      tau: least PASS, in (0, 1]; the paper uses 0.99 on ImageNet. A number, or one for each image [B].
+      levels: number of grey levels of the result; None: no rounding.
+      steps: bisections of [0, 1].
+
+    Example:
+      >>> from advjax import hot_cold
+      >>> from advjax.attacks import Finish, PassAtLeast
+      >>> attack = Finish(hot_cold(1), PassAtLeast(0.99))
+    """
+
+    tau: Any = number()
+    levels: int | None = static(default=256)
+    steps: int = static(default=10)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.tau, np.ndarray) and not np.all((self.tau > 0) & (self.tau <= 1)):
+            raise ValueError(f"tau must be in (0, 1], got {self.tau}")
+        if self.steps < 1:
+            raise ValueError(f"steps must be 1 or more, got {self.steps}")
+
+    def __call__(self, candidate: jax.Array, origin: jax.Array) -> jax.Array:
+        grid = None if self.levels is None else Quantise(self.levels, "inward")
+
+        def at(share: jax.Array) -> jax.Array:
+            image = origin + share * (candidate - origin)
+            return image if grid is None else grid(image, origin)
+
+        def holds(image: jax.Array) -> jax.Array:
+            return pass_score(image, origin).score >= self.tau
+
+        def halve(_: int, section: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            low, high = section
+            middle = 0.5 * (low + high)
+            enough = holds(at(middle))
+            return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+        zero = jnp.zeros((), candidate.dtype)
+        low, _ = jax.lax.fori_loop(0, self.steps, halve, (zero, zero + 1))
+        whole = at(zero + 1)
+        return jnp.where(holds(whole), whole, at(low))
