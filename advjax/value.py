@@ -55,8 +55,9 @@ def value(cls: type[T]) -> type[T]:
     def __eq__(self: Any, other: Any) -> Any:
         if type(self) is not type(other):
             return NotImplemented
-        (ours, our_structure), (theirs, their_structure) = jax.tree.flatten(self), jax.tree.flatten(other)
-        return our_structure == their_structure and all(map(np.array_equal, ours, theirs))
+        if jax.tree.structure(self) != jax.tree.structure(other):
+            return False
+        return all(map(np.array_equal, jax.tree.leaves(self), jax.tree.leaves(other)))
 
     def __hash__(self: Any) -> int:
         return hash(jax.tree.structure(self))

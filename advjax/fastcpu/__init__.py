@@ -1,4 +1,4 @@
-"""Full-speed gradient loops on CPU: rewrite the traced program of any function into forms XLA's CPU backend runs well."""
+"""Gradient loops at full speed on CPU: a traced program rewritten into forms that XLA's CPU backend runs well."""
 
 from advjax.fastcpu.accelerate import accelerate
 

@@ -20,54 +20,176 @@ _MANY_TAPS = 128
 
 
 class _Convolution(NamedTuple):
-    """The parameters of `conv_general_dilated`: x [N,*space,I], kernel [*window,I,O] -> [N,*out,O]."""
+    """The parameters of `conv_general_dilated` for x [N,*space,I] and kernel [*window,I,O]; result [N,*out,O]."""
 
     window_strides: tuple[int, ...]
     padding: tuple[tuple[int, int], ...]
     lhs_dilation: tuple[int, ...]
     rhs_dilation: tuple[int, ...]
+    feature_group_count: int
     precision: Any
     preferred_element_type: Any
 
 
-# A form computes one convolution in that dimension order.
 _Form = Callable[[_Convolution, jax.Array, jax.Array], jax.Array]
 
 
 def convolution(equation: JaxprEqn) -> Callable[..., jax.Array] | None:
     """The rule for `conv_general_dilated`: canonical dimension order, and each group in its fastest form."""
-    p = equation.params
-    numbers, feature_groups, batch_groups = (
-        p[name] for name in ("dimension_numbers", "feature_group_count", "batch_group_count")
-    )
-    conv = _Convolution(*(p[name] for name in _Convolution._fields))
-    # JAX lists (batch, feature, *space) and (out, in, *window); a form wants the order stated above.
+    numbers, batch_groups = equation.params["dimension_numbers"], equation.params["batch_group_count"]
+    conv = _Convolution(*(equation.params[name] for name in _Convolution._fields))
+    # JAX lists (batch, feature, *space) and (out, in, *window).
     x_order = (numbers.lhs_spec[0], *numbers.lhs_spec[2:], numbers.lhs_spec[1])
     k_order = (*numbers.rhs_spec[2:], numbers.rhs_spec[1], numbers.rhs_spec[0])
     y_order = (numbers.out_spec[0], *numbers.out_spec[2:], numbers.out_spec[1])
-    avals = [atom.aval for atom in (*equation.invars, *equation.outvars)]
-    x_shape, k_shape, y_shape = (
-        [aval.shape[i] for i in order] for aval, order in zip(avals, (x_order, k_order, y_order), strict=True)
-    )
-    groups = feature_groups * batch_groups
-    split = 1 < groups <= _FEW_GROUPS and max(k_shape[-2], k_shape[-1] // groups) >= _WIDE_GROUP
-    form = _direct(feature_groups)
-    if (groups == 1 or split) and {aval.dtype.name for aval in avals} == {"float32"}:
-        form = _fastest(conv, x_shape, [*k_shape[:-1], k_shape[-1] // groups], y_shape)
-    elif split:
-        form = _direct(1)
-    elif batch_groups > 1:
+    avals: list[Any] = [atom.aval for atom in (*equation.invars, *equation.outvars)]
+    orders = zip(avals, (x_order, k_order, y_order), strict=True)
+    x, k, y = ([aval.shape[i] for i in order] for aval, order in orders)
+    groups = conv.feature_group_count * batch_groups
+    if groups <= _FEW_GROUPS and max(k[-2], k[-1] // groups) >= _WIDE_GROUP:
+        pieces, conv = groups, conv._replace(feature_group_count=1)
+    elif batch_groups == 1:
+        pieces = 1
+    else:
         return None
-    in_order = x_order == k_order == y_order == tuple(range(len(x_order)))
-    if in_order and form is _direct(feature_groups):
+    form = _fastest(conv, x, [*k[:-1], k[-1] // pieces], y, {aval.dtype.name for aval in avals})
+    if form is _direct and pieces == 1 and x_order == k_order == y_order == tuple(range(len(x_order))):
         return None
 
     def rewritten(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-        x, k = lax.transpose(lhs, x_order), lax.transpose(rhs, k_order)
-        pieces = groups if split else 1
-        xs = _pieces(x, pieces, 0 if batch_groups > 1 else x.ndim - 1)
-        ks = _pieces(k, pieces, k.ndim - 1)
-        y = lax.concatenate([form(conv, *pair) for pair in zip(xs, ks, strict=True)], x.ndim - 1)
+        x = _pieces(lax.transpose(lhs, x_order), pieces, 0 if batch_groups > 1 else lhs.ndim - 1)
+        k = _pieces(lax.transpose(rhs, k_order), pieces, rhs.ndim - 1)
+        y = lax.concatenate([form(conv, *pair) for pair in zip(x, k, strict=True)], lhs.ndim - 1)
         return lax.transpose(y, [y_order.index(i) for i in range(len(y_order))])
 
     return rewritten
+
+
+def _pieces(array: jax.Array, count: int, axis: int) -> list[jax.Array]:
+    size = array.shape[axis] // count
+    return [lax.slice_in_dim(array, i * size, (i + 1) * size, axis=axis) for i in range(count)]
+
+
+def _fastest(conv: _Convolution, x: Sequence[int], k: Sequence[int], y: Sequence[int], dtypes: set[str]) -> _Form:
+    """The form for these shapes: fewest multiplications first, then what was measured on LeNet and ResNet layers."""
+    taps, pixels, places = (math.prod(shape) for shape in (k[:-2], x[1:-1], y[1:-1]))
+    if dtypes != {"float32"} or conv.feature_group_count > 1:
+        return _direct
+    if places < taps and places <= _MANY_TAPS:
+        return _kernel_gradient
+    if taps > _MANY_TAPS or taps == 1 or {*conv.window_strides, *conv.lhs_dilation} != {1}:
+        return _direct
+    if k[-1] <= _FEW_CHANNELS:
+        return _scattered_planes
+    return _scattered_rows if places >= 2 * pixels else _direct
+
+
+def _direct(conv: _Convolution, x: jax.Array, k: jax.Array) -> jax.Array:
+    """The convolution itself; the canonical order is the whole gain."""
+    last = x.ndim - 1
+    image, kernel = (0, last, *range(1, last)), (last, last - 1, *range(last - 1))
+    order = lax.ConvDimensionNumbers(image, kernel, image)
+    return lax.conv_general_dilated(x, k, dimension_numbers=order, **conv._asdict())
+
+
+def _scattered_planes(conv: _Convolution, x: jax.Array, k: jax.Array) -> jax.Array:
+    """For few output channels: every pixel times every tap in one matrix product, the products then summed in place.
+
+    y[p] = sum_t sum_i x[p + t, i] k[t, i] becomes z[t, q] = sum_i x[q, i] k[t, i] and y[p] = sum_t z[t, p + t].
+    The sum is a loop because XLA would otherwise compute it anew for each operation that reads y.
+    """
+    window, last = k.shape[:-2], x.ndim - 1
+    kernels = lax.transpose(k, [*range(last - 1), last, last - 1]).reshape(-1, x.shape[-1])
+    z = _product(conv, kernels, x.reshape(-1, x.shape[-1]), (1, 1)).reshape(-1, k.shape[-1], *x.shape[:-1])
+
+    def add(t: jax.Array, y: jax.Array) -> jax.Array:
+        taps = zip(_place(t, window), window, conv.rhs_dilation, strict=True)
+        start = [(size - 1 - tap) * d for tap, size, d in taps]
+        return _add_at(y, lax.dynamic_index_in_dim(z, t, keepdims=False), [0, 0, *start])
+
+    y = lax.fori_loop(0, z.shape[0], add, lax.full((k.shape[-1], x.shape[0], *_full_size(conv, x, k)), 0, z.dtype))
+    return _crop(conv, lax.transpose(y, [*range(1, last + 1), 0]), window)
+
+
+def _scattered_rows(conv: _Convolution, x: jax.Array, k: jax.Array) -> jax.Array:
+    """The same for many output channels: one matrix product for each row of the window, so that it stays in cache."""
+    (height, *width), last = k.shape[:-2], x.ndim - 1
+    (step, *steps) = conv.rhs_dilation
+    kernels = lax.transpose(k, [*range(last - 1), last, last - 1]).reshape(height, -1, x.shape[-1])
+    pixels, zero = x.reshape(-1, x.shape[-1]), lax.full((), 0, x.dtype)
+
+    def add(t: jax.Array, y: jax.Array) -> jax.Array:
+        z = _product(conv, pixels, lax.dynamic_index_in_dim(kernels, t, keepdims=False), (1, 1))
+        z = z.reshape(*x.shape[:-1], -1, k.shape[-1])
+        row = zero
+        for number, taps in enumerate(itertools.product(*map(range, width))):
+            sides = [((n - 1 - t) * d, t * d, 0) for t, n, d in zip(taps, width, steps, strict=True)]
+            tap = lax.index_in_dim(z, number, axis=last, keepdims=False)
+            row = row + lax.pad(tap, zero, [(0, 0, 0), (0, 0, 0), *sides, (0, 0, 0)])
+        return _add_at(y, row, [0, (height - 1 - t) * step, *[0] * (last - 1)])
+
+    y = lax.fori_loop(0, height, add, lax.full((x.shape[0], *_full_size(conv, x, k), k.shape[-1]), 0, x.dtype))
+    return _crop(conv, y, k.shape[:-2])
+
+
+def _add_at(y: jax.Array, piece: jax.Array, start: Sequence[Any]) -> jax.Array:
+    return lax.dynamic_update_slice(y, lax.dynamic_slice(y, start, piece.shape) + piece, start)
+
+
+def _full_size(conv: _Convolution, x: jax.Array, k: jax.Array) -> list[int]:
+    return [n + (size - 1) * d for n, size, d in zip(x.shape[1:-1], k.shape[:-2], conv.rhs_dilation, strict=True)]
+
+
+def _crop(conv: _Convolution, y: jax.Array, window: Sequence[int]) -> jax.Array:
+    """From the result of full padding to that of the padding asked for."""
+    full = [(size - 1) * d for size, d in zip(window, conv.rhs_dilation, strict=True)]
+    widths = [(low - f, high - f, 0) for (low, high), f in zip(conv.padding, full, strict=True)]
+    return lax.pad(y, lax.full((), 0, y.dtype), [(0, 0, 0), *widths, (0, 0, 0)])
+
+
+def _product(conv: _Convolution, a: jax.Array, b: jax.Array, axes: tuple[int, int]) -> jax.Array:
+    contract = (((axes[0],), (axes[1],)), ((), ()))
+    return lax.dot_general(a, b, contract, conv.precision, conv.preferred_element_type)
+
+
+def _kernel_gradient(conv: _Convolution, x: jax.Array, k: jax.Array) -> jax.Array:
+    """For few results and a large window, as in a kernel gradient: matrix products with the patches of x.
+
+    There x is [channel, *space, image], k the cotangent [*space, image, output], and the sum runs over images and
+    places.  Few channels are laid out plane after plane for one product; many make one product for each tap.
+    """
+    few, last = x.shape[0] <= _FEW_CHANNELS, x.ndim - 1
+    # Image first, as the forward pass left it: these transposes cancel those of the canonical order.
+    cotangent = lax.transpose(k, [last - 1, *range(last - 1), last]).reshape(-1, k.shape[-1])
+    images = lax.transpose(x, [last, *range(1, last), 0])
+    widths = [(low, high, gap - 1) for (low, high), gap in zip(conv.padding, conv.lhs_dilation, strict=True)]
+    images = lax.pad(images, lax.full((), 0, x.dtype), [(0, 0, 0), *widths, (0, 0, 0)])
+    spans = [(size - 1) * d + 1 for size, d in zip(k.shape[:-2], conv.rhs_dilation, strict=True)]
+    room = zip(images.shape[1:-1], spans, conv.window_strides, strict=True)
+    out = [(size - span) // step + 1 for size, span, step in room]
+
+    def patch(place: Sequence[Any]) -> jax.Array:
+        """[channel, everything summed] if few, else [everything summed, channel]."""
+        start = [at * step for at, step in zip(place, conv.window_strides, strict=True)]
+        found = lax.dynamic_slice(images, [0, *start, 0], [images.shape[0], *spans, images.shape[-1]])
+        found = lax.slice(found, [0] * found.ndim, found.shape, [1, *conv.rhs_dilation, 1])
+        if few:
+            return lax.transpose(found, [last, *range(last)]).reshape(x.shape[0], -1)
+        return found.reshape(-1, x.shape[0])
+
+    if few:
+        patches = lax.concatenate([patch(place) for place in itertools.product(*map(range, out))], 0)
+        rows = _product(conv, patches, cotangent, (1, 0))
+    else:
+        taps = lax.iota("int32", math.prod(out))
+        rows = lax.map(lambda t: _product(conv, patch(_place(t, out)), cotangent, (0, 0)), taps)
+    return lax.transpose(rows.reshape(*out, x.shape[0], k.shape[-1]), [len(out), *range(len(out)), len(out) + 1])
+
+
+def _place(number: jax.Array, sizes: Sequence[int]) -> list[jax.Array]:
+    """The indices of entry `number` of an array of these sizes."""
+    place = []
+    for size in reversed(sizes):
+        place.append(lax.rem(number, lax.full_like(number, size)))
+        number = lax.div(number, lax.full_like(number, size))
+    return place[::-1]

@@ -53,9 +53,7 @@ def pool_gradient(equation: JaxprEqn) -> Callable[..., jax.Array] | None:
 
         numbers = lax.broadcasted_iota("int32", [math.prod(window)], 0).reshape(window)
         numbers = lax.broadcast_in_dim(numbers, split, range(1, 2 * len(counts), 2))
-        spread_out = lax.select(
-            spread(chosen) == numbers, spread(cotangent), lax.full(split, 0, cotangent.dtype)
-        )
+        spread_out = lax.select(spread(chosen) == numbers, spread(cotangent), lax.full(split, 0, cotangent.dtype))
         rest = [(0, n - c, 0) for n, c in zip(operand.shape, covered, strict=True)]
         return lax.pad(spread_out.reshape(covered), lax.full((), 0, cotangent.dtype), rest)
 

@@ -4,8 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
-from jax.extend.core import DropVar
+from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Var
 
 from advjax.fastcpu.convolution import convolution
 from advjax.fastcpu.pooling import pool_gradient
@@ -87,7 +86,7 @@ def _replace(equation: JaxprEqn, function: Callable[..., jax.Array] | None) -> l
     (out,) = equation.outvars
     if function is None or isinstance(out, DropVar):
         return [equation]
-    inputs = [atom.aval for atom in equation.invars]
+    inputs: list[Any] = [atom.aval for atom in equation.invars]
     program = jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in inputs))
     # Types also tell of explicit sharding and of axes of an enclosing `shard_map`, which the forms here ignore.
     if program.in_avals != inputs or program.out_avals != [out.aval] or program.consts:

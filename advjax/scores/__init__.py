@@ -2,7 +2,7 @@
 
 from advjax.scores.ecc import Alignment, ecc_align
 from advjax.scores.norms import l0, l1, l2, l2_per_pixel, linf
-from advjax.scores.pass_score import PassScore, pass_score
+from advjax.scores.pass_score import PassScore, pass_score, pass_scores
 from advjax.scores.ssim import ssim
 from advjax.scores.warp import warp_image
 
@@ -16,6 +16,7 @@ __all__ = [
     "l2_per_pixel",
     "linf",
     "pass_score",
+    "pass_scores",
     "ssim",
     "warp_image",
 ]

@@ -2,10 +2,10 @@
 
 import dataclasses
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from advjax.scores import ecc_iteration as iteration
 from advjax.scores.ecc_iteration import Settings
@@ -71,8 +71,8 @@ def ecc_align(
     costs nothing more, and all ends when the last has settled. Under `jax.vmap` the pairs go in step.
 
     Differentiable once (both modes): the warp by the implicit function theorem on its optimality condition
-    b / <t, i> = a / ||i||^2, the correlation at a fixed warp; where the iteration has not converged to a
-    stationary point the warp counts as a constant.
+    b / <t, i> = a / ||i||^2; where the iteration has not converged to such a point the warp counts as a
+    constant.
 
     Args:
       image: floats [..., H, W, C] in [0, 1], the input to be warped; C = 1, or 3 (aligned on BT.601 luma).
@@ -98,11 +98,11 @@ def ecc_align(
     Maximization", 2008; OpenCV, modules/video/src/ecc.cpp.
 
     >>> import jax.numpy as jnp
-    >>> y, x = jnp.mgrid[:24, :24] / 24
-    >>> wave = lambda x, y: (0.5 + 0.4 * jnp.sin(7 * x) * jnp.cos(5 * y))[..., None]
-    >>> found = ecc_align(wave(x - 1 / 24, y), wave(x, y), "translation")
+    >>> y, x = jnp.mgrid[:24, :24] - 12.0
+    >>> blob = lambda x, y: jnp.exp(-(x**2 + 2 * y**2) / 18)[..., None]
+    >>> found = ecc_align(blob(x - 1.5, y), blob(x, y), "translation")
     >>> [round(float(v), 2) for v in found.warp[0]], bool(found.converged)
-    ([1.0, 0.0, 1.0], True)
+    ([1.0, 0.0, 1.5], True)
     """
     check_pair(image, template, "image", "template")
     settings = Settings(motion, levels, blur, interpolation)
@@ -128,7 +128,9 @@ def check_settings(settings: Settings, shape: tuple[int, ...]) -> None:
         )
 
 
-def align(image: jax.Array, template: jax.Array, iterations: Any, tolerance: Any, settings: Settings) -> Alignment:
+def align(
+    image: jax.Array, template: jax.Array, iterations: ArrayLike, tolerance: ArrayLike, settings: Settings
+) -> Alignment:
     """`ecc_align` on checked arguments, to be called from a compiled function."""
     *batch, height, width, channels = image.shape
     images, templates = (pixels.reshape(-1, height, width, channels) for pixels in (image, template))
@@ -197,16 +199,19 @@ def _estimate_jvp(settings: Settings, primals: tuple, tangents: tuple) -> tuple[
 
     def condition(parameters: jax.Array, image: jax.Array, template: jax.Array) -> tuple:
         values, template = iteration.prepare(settings, frame, image, template)
-        gram = _gram(settings, frame, parameters, iteration.read(settings, frame, parameters, values, 0), template)
+        warped = iteration.read(settings, frame, parameters, values, 0)
+        gram = iteration.gram_matrix(settings, frame, parameters, warped, template)
         return iteration.optimality(gram)
 
     def one(parameters: jax.Array, pair: tuple, tangent: tuple, converged: jax.Array) -> tuple:
-        (residual, _), (moved, d_correlation) = jax.jvp(partial(condition, parameters), pair, tangent)
+        (residual, _), (moved, _) = jax.jvp(partial(condition, parameters), pair, tangent)
         slope = jax.jacfwd(lambda p: condition(p, *pair)[0])(parameters)
         newton = jnp.linalg.solve(slope, residual)
         stationary = converged & jnp.isfinite(newton).all() & (jnp.abs(newton).max() < _NEAR)
         slope = jnp.where(stationary, slope, jnp.eye(len(slope), dtype=slope.dtype))
-        return jnp.where(stationary, -jnp.linalg.solve(slope, moved), 0), d_correlation
+        d_parameters = jnp.where(stationary, -jnp.linalg.solve(slope, moved), 0)
+        _, (_, d_correlation) = jax.jvp(condition, (parameters, *pair), (d_parameters, *tangent))
+        return d_parameters, d_correlation
 
     d_parameters, d_correlation = jax.vmap(one)(parameters, (images, templates), tangents[:2], converged)
     no_tangent = [jnp.zeros(leaf.shape, jax.dtypes.float0) for leaf in (count, converged)]

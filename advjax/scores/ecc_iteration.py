@@ -16,8 +16,12 @@ _LEAST_OVERLAP = 0.5
 """A warp that shows less of the template is no better alignment, however well the rest correlates."""
 _SLACK = 0.01
 """How far the correlation may fall below the best before the step is halved: noise makes small hills."""
+_TIE = 1e-4
+"""A warp that the iteration settled at is preferred to one seen before, unless that correlates so much better."""
 _LEAST_VARIANCE = 1e-12
 """Below it (the rounding of a constant image) there is no contrast to align."""
+_INSET, _INSET_FROM_SIDE = 2, 64
+"""Border pixels left out: blur and derivative made them of mirrored ones. A small image cannot spare them."""
 _PIXELS_AT_ONCE = 32 * 28 * 28
 """Pixels under iteration at a time on CPU: what its caches hold."""
 _PIXELS_AT_ONCE_ON_ACCELERATOR = 4096 * 28 * 28
@@ -43,10 +47,11 @@ class Level(NamedTuple):
 class _Slot(NamedTuple):
     """One pair under iteration."""
 
-    index: jax.Array  # which pair; N once there is none left
+    pair: jax.Array  # which one; N once there is none left
     parameters: jax.Array  # [k], the warp that `warped` shows
     warped: jax.Array  # [P, 3], the level's values seen through it
     correlation: jax.Array  # of the warp before
+    first_correlation: jax.Array
     best_parameters: jax.Array
     best_correlation: jax.Array
     iterations: jax.Array
@@ -94,7 +99,8 @@ def gram_matrix(
 ) -> jax.Array:
     """Inner products over the valid pixels of (J_1 .. J_k, image, template, 1): [k + 3, k + 3]."""
     x, y, x_new, y_new, inverse, column, row = _points(settings, frame, parameters)
-    valid = jnp.sqrt(_validity(column, frame.width) * _validity(row, frame.height))
+    inset = _INSET if min(frame.height, frame.width) >= _INSET_FROM_SIDE else 0
+    valid = jnp.sqrt(_validity(column, frame.width, inset) * _validity(row, frame.height, inset))
     d_x, d_y = warped[:, 1] * (inverse * valid), warped[:, 2] * (inverse * valid)
     d_w = -(x_new * d_x + y_new * d_y)
     jacobian = [d_x * x, d_y * x, d_w * x, d_x * y, d_y * y, d_w * y, d_x, d_y]
@@ -108,10 +114,9 @@ def gram_matrix(
     return chain.T @ gram @ chain
 
 
-def _validity(position: jax.Array, side: int) -> jax.Array:
-    """1 inside the image, falling to 0 one pixel outside. The root of a product of these is finite in slope
-    only off 0, hence the floor."""
-    return jnp.clip(1 + jnp.minimum(position, side - 1 - position), 1e-12, 1)
+def _validity(position: jax.Array, side: int, inset: int) -> jax.Array:
+    """1 well inside the image, falling to 0 over one pixel. The floor keeps the root's slope finite."""
+    return jnp.clip(1 - inset + jnp.minimum(position, side - 1 - position), 1e-12, 1)
 
 
 def _centred(gram: jax.Array) -> tuple[jax.Array, ...]:
@@ -173,12 +178,12 @@ def solve(
     advance = jax.vmap(partial(_advance, settings, frame, level, from_identity, iterations, tolerance))
 
     def unfinished(state: tuple) -> jax.Array:
-        return (state[0].index < pairs).any()
+        return (state[0].pair < pairs).any()
 
     def turn(state: tuple) -> tuple:
         slot, waiting, result = state
         slot, settled, finished = advance(slot)
-        row = jnp.where(finished, slot.index, pairs)
+        row = jnp.where(finished, slot.pair, pairs)
         report = (slot.best_parameters, slot.best_correlation, slot.iterations, settled)
         result = tuple(old.at[row].set(new, mode="drop") for old, new in zip(result, report, strict=True))
         following = jnp.minimum(waiting + jnp.cumsum(finished, dtype=jnp.int32) - 1, pairs)
@@ -205,12 +210,12 @@ def _entry(level: Level, from_identity: bool, index: jax.Array) -> _Slot:
     start = level.start.at[index].get(mode="clip")
     start = jnp.zeros_like(start) if from_identity else start
     none = jnp.full((), -jnp.inf, start.dtype)
-    return _Slot(index, start, jnp.zeros((), start.dtype), none, start, none, jnp.zeros((), jnp.int32))
+    return _Slot(index, start, jnp.zeros((), start.dtype), none, none, start, none, jnp.zeros((), jnp.int32))
 
 
 def _look(settings: Settings, frame: Frame, level: Level, slot: _Slot) -> jax.Array:
     pairs, pixels = level.template.shape
-    first = jnp.minimum(slot.index, pairs - 1) * pixels
+    first = jnp.minimum(slot.pair, pairs - 1) * pixels
     return read(settings, frame, slot.parameters, level.values, first)
 
 
@@ -224,7 +229,7 @@ def _advance(
     slot: _Slot,
 ) -> tuple[_Slot, jax.Array, jax.Array]:
     """Judges the slot's warp and proposes the next: the slot, whether it has settled, whether it is done."""
-    template = level.template.at[slot.index].get(mode="clip")
+    template = level.template.at[slot.pair].get(mode="clip")
     gram = gram_matrix(settings, frame, slot.parameters, slot.warped, template)
     correlation = _correlation(gram)
     shown = gram[-1, -1] >= _LEAST_OVERLAP * template.size
@@ -235,14 +240,21 @@ def _advance(
     proposal = jnp.where(acceptable, slot.parameters + _step(gram), halfway)
     settled = jnp.abs(correlation - slot.correlation) <= tolerance
     if from_identity:
-        proposal = jnp.where(first, level.start.at[slot.index].get(mode="clip"), proposal)
+        proposal = jnp.where(first, level.start.at[slot.pair].get(mode="clip"), proposal)
         settled &= slot.iterations != 1
     finished = settled | (slot.iterations + 1 >= iterations) | ~jnp.isfinite(proposal).all()
-    slot = slot._replace(
-        parameters=proposal,
-        correlation=correlation,
-        best_parameters=jnp.where(better, slot.parameters, slot.best_parameters),
-        best_correlation=jnp.where(better, correlation, slot.best_correlation),
-        iterations=slot.iterations + 1,
+    first_correlation = jnp.where(first, correlation, slot.first_correlation)
+    best_correlation = jnp.where(better, correlation, slot.best_correlation)
+    # Where the iteration rests is a smooth function of the images, the best point of its path is not.
+    at_rest = settled & shown & (correlation >= jnp.maximum(first_correlation, best_correlation - _TIE))
+    slot = _Slot(
+        slot.pair,
+        proposal,
+        slot.warped,
+        correlation,
+        first_correlation,
+        jnp.where(better | at_rest, slot.parameters, slot.best_parameters),
+        jnp.where(at_rest, correlation, best_correlation),
+        slot.iterations + 1,
     )
     return slot, settled, finished

@@ -1,38 +1,200 @@
-"""PASS: the perceptual similarity of a perturbed image once it is aligned with the original."""
+"""PASS: how similar a perturbed image looks to its original once it is aligned with it."""
 
+import collections
 import dataclasses
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 
-from advjax.scores.ecc import Alignment, ecc_align
-from advjax.scores.ssim import ssim
-from advjax.scores.warp import Motion
+from advjax.scores.ecc import Alignment, align, check_settings
+from advjax.scores.ecc_iteration import Settings
+from advjax.scores.norms import check_pair
+from advjax.scores.ssim import check_window, ssim
+from advjax.scores.warp import Interpolation, Motion
 
-__all__ = ["PassScore", "pass_score"]
+__all__ = ["PassScore", "pass_score", "pass_scores"]
+
+Padding = Literal["valid", "same"]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PassScore:
+    """PASS of each pair, for leading axes [...].
+
+    Attributes:
+      score: [...], SSIM of the aligned perturbed image and the original, at most 1. Papers print 1000 times it.
+      ssim: [...], the same without alignment. The alignment raises the correlation, not SSIM itself: on
+        pixel noise the score is as often a little below this as above.
+      alignment: the `Alignment` of the perturbed image onto the original.
+      padding: "valid" or "same", the windows SSIM was averaged over. Scores of the two do not compare.
+    """
+
     score: jax.Array
     ssim: jax.Array
     alignment: Alignment
-    padding: str = dataclasses.field(metadata={"static": True})
+    padding: Padding = dataclasses.field(metadata={"static": True})
 
 
 def pass_score(
-    perturbed,
-    original,
+    perturbed: jax.Array,
+    original: jax.Array,
     *,
-    padding: Literal["valid", "same"] = "valid",
+    padding: Padding = "valid",
     motion: Motion = "homography",
     iterations: int = 100,
     tolerance: float = 1e-6,
     levels: int = 1,
+    interpolation: Interpolation = "gather",
 ) -> PassScore:
-    alignment = ecc_align(perturbed, original, motion, iterations=iterations, tolerance=tolerance, levels=levels)
+    """PASS(x~, x) = SSIM(psi(x~, x), x), psi the warp of x~ onto x of greatest ECC (eqs. 1-4).
+
+    Two images that differ by a small motion look alike though their pixels do not, so x~ is first aligned
+    (`ecc_align`, on blurred luma) and then compared (`ssim`, unblurred, mean over channels).
+
+    Compiled once per shape and option. Batches sharded by a `NamedSharding` over leading axes are scored
+    where they lie, without communication; inside a compiled function of your own use `jax.shard_map` for
+    that. For sets beyond memory see `pass_scores`.
+
+    `jax.grad` of `score` in either image is exact where the alignment has converged: the warp's own
+    dependence on the images enters by the implicit function theorem (see `ecc_align`), the warped image's
+    and SSIM's by plain differentiation. Where it has not, the warp counts as a constant.
+
+    Args:
+      perturbed: x~, floats [..., H, W, C] in [0, 1], sides of 11 pixels or more, C = 1 or 3.
+      original: x, of the same shape.
+      padding: windows of SSIM, "valid" (fully inside; the default) or "same" (one for every pixel).
+      motion, iterations, tolerance, levels, interpolation: as for `ecc_align`.
+
+    Returns:
+      A `PassScore`, finite for finite images.
+
+    Raises:
+      ValueError: bad or unequal shapes, sides too short, or an unknown option.
+      TypeError: images that are not floats.
+
+    Source: Rozsa, Rudd, Boult, "Adversarial Diversity and Hard Positive Generation", 2016, sec. 3.
+
+    >>> import jax, jax.numpy as jnp
+    >>> x = jnp.zeros((28, 28, 1)).at[8:20, 12:16].set(1.0)
+    >>> moved = jnp.roll(x, 1, axis=1)
+    >>> result = pass_score(moved, x)
+    >>> float(result.score) > 0.9 > float(result.ssim)
+    True
+    """
+    check_pair(perturbed, original, "perturbed", "original")
+    settings = Settings(motion, levels, True, interpolation)
+    check_settings(settings, np.shape(perturbed))
+    check_window(np.shape(perturbed), padding)
+    return _jitted_score(perturbed, original, iterations, tolerance, settings, padding, _batch_sharding(perturbed))
+
+
+def _score(
+    settings: Settings,
+    padding: Padding,
+    perturbed: jax.Array,
+    original: jax.Array,
+    iterations: ArrayLike,
+    tolerance: ArrayLike,
+) -> PassScore:
+    alignment = align(perturbed, original, iterations, tolerance, settings)
     return PassScore(
-        ssim(alignment.image, original, padding=padding), ssim(perturbed, original, padding=padding), alignment, padding
+        ssim(alignment.image, original, padding=padding),
+        ssim(perturbed, original, padding=padding),
+        alignment,
+        padding,
     )
+
+
+@partial(jax.jit, static_argnames=("settings", "padding", "sharding"))
+def _jitted_score(
+    perturbed: jax.Array,
+    original: jax.Array,
+    iterations: ArrayLike,
+    tolerance: ArrayLike,
+    settings: Settings,
+    padding: Padding,
+    sharding: NamedSharding | None,
+) -> PassScore:
+    score = partial(_score, settings, padding)
+    if sharding is not None:
+        # Each device runs its own queue. Left to the partitioner, every one would gather the whole batch.
+        batch, limit = sharding.spec, PartitionSpec()
+        score = jax.shard_map(
+            score,
+            mesh=sharding.mesh,
+            in_specs=(batch, batch, limit, limit),
+            out_specs=PartitionSpec(*batch[: perturbed.ndim - 3]),
+            check_vma=False,
+        )
+    return score(perturbed, original, iterations, tolerance)
+
+
+def _batch_sharding(images: jax.Array) -> NamedSharding | None:
+    """The sharding of a concrete array split over leading axes alone, else None."""
+    if not isinstance(images, jax.Array) or isinstance(images, jax.core.Tracer):
+        return None
+    sharding = images.sharding
+    if not isinstance(sharding, NamedSharding) or sharding.is_fully_replicated:
+        return None
+    split = [axis for axis, names in enumerate(sharding.spec) if names]
+    return sharding if max(split) < images.ndim - 3 else None
+
+
+def pass_scores(
+    blocks: Iterable[tuple[np.ndarray, np.ndarray]], *, workers: int | None = None, **options: Any
+) -> Iterator[PassScore]:
+    """PASS of a stream of blocks of pairs, in constant memory, as NumPy arrays in the order of the blocks.
+
+    At most `workers` + 1 blocks are alive at a time, whatever the length of the stream. On CPU each worker
+    thread scores a block on a core of its own, which beats several cores sharing one block. Blocks smaller
+    than the first (the last one) are filled up, scored and cut again: nothing is compiled twice.
+
+    Args:
+      blocks: (perturbed, original) of [B, H, W, C] each; around 1,000 pairs of 28 x 28 serve well.
+      workers: threads; by default one for each core on CPU, 2 elsewhere (one copies while one computes).
+      **options: of `pass_score`.
+
+    Yields:
+      A `PassScore` with leading axis [B] for each block.
+
+    Raises:
+      ValueError: a block larger than the first, or whatever `pass_score` refuses.
+
+    >>> import numpy as np
+    >>> images = np.random.default_rng(0).random((5, 16, 16, 1), np.float32)
+    >>> blocks = ((images[i : i + 2], images[i : i + 2]) for i in range(0, 5, 2))
+    >>> [result.score.shape for result in pass_scores(blocks)]
+    [(2,), (2,), (1,)]
+    """
+    if workers is None:
+        workers = len(os.sched_getaffinity(0)) if jax.default_backend() == "cpu" else 2
+    size: int | None = None
+    pending: collections.deque[Future[PassScore]] = collections.deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for perturbed, original in blocks:
+            size = len(perturbed) if size is None else size
+            if len(perturbed) > size:
+                raise ValueError(f"blocks: expected at most {size} pairs as in the first, got {len(perturbed)}")
+            pending.append(pool.submit(_score_block, size, perturbed, original, options))
+            if len(pending) > workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def _score_block(size: int, perturbed: np.ndarray, original: np.ndarray, options: dict[str, Any]) -> PassScore:
+    count = len(perturbed)
+    if count < size and len(original) == count:
+        rows = np.minimum(np.arange(size), count - 1)
+        perturbed, original = perturbed[rows], original[rows]
+    result = jax.device_get(pass_score(jnp.asarray(perturbed), jnp.asarray(original), **options))
+    return jax.tree.map(lambda leaf: leaf[:count], result)

@@ -11,7 +11,7 @@ import numpy as np
 
 from advjax.scores.norms import check_pair
 
-__all__ = ["WINDOW", "ssim"]
+__all__ = ["WINDOW", "check_window", "ssim"]
 
 WINDOW = 11
 """Side of the Gaussian window, sigma 1.5 (Wang et al.)."""
@@ -57,17 +57,23 @@ def ssim(perturbed: jax.Array, original: jax.Array, *, padding: Literal["valid",
     (1.0, True)
     """
     check_pair(perturbed, original, "perturbed", "original")
-    if padding not in ("valid", "same"):
-        raise ValueError(f'padding: expected "valid" or "same", got {padding!r}')
+    check_window(jnp.shape(perturbed), padding)
     *batch, height, width, channels = perturbed.shape
-    if min(height, width) < WINDOW:
-        raise ValueError(
-            f"perturbed: SSIM needs sides of at least {WINDOW} pixels (its window), got {height} x {width}"
-        )
     pair = [jnp.reshape(image, (-1, height, width, channels)) for image in (perturbed, original)]
     filtered = _gaussian_filter(height, width, padding, perturbed.dtype)
     scores = jax.vmap(lambda x, y: dm_pix.ssim(x, y, filter_fn=filtered))(*pair)
     return scores.reshape(batch)
+
+
+def check_window(shape: tuple[int, ...], padding: str) -> None:
+    """Raises ValueError unless images of `shape` [..., H, W, C] hold an SSIM window and `padding` is known."""
+    if padding not in ("valid", "same"):
+        raise ValueError(f'padding: expected "valid" or "same", got {padding!r}')
+    height, width = shape[-3:-1]
+    if min(height, width) < WINDOW:
+        raise ValueError(
+            f"perturbed: SSIM needs sides of at least {WINDOW} pixels (its window), got {height} x {width}"
+        )
 
 
 def _gaussian_filter(height: int, width: int, padding: str, dtype: np.dtype) -> Callable[[jax.Array], jax.Array]:
