@@ -55,7 +55,8 @@ def value(cls: type[T]) -> type[T]:
     def __eq__(self: Any, other: Any) -> Any:
         if type(self) is not type(other):
             return NotImplemented
-        if jax.tree.structure(self) != jax.tree.structure(other):
+        structure: Any = jax.tree.structure(self)
+        if structure != jax.tree.structure(other):
             return False
         return all(map(np.array_equal, jax.tree.leaves(self), jax.tree.leaves(other)))
 

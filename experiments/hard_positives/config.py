@@ -11,7 +11,7 @@ __all__ = ["Config", "PRESETS", "fingerprint"]
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One run. The defaults are the preset `paper`; the numbers in brackets of REPRODUCTION 1.6 are these fields.
+    """One run. The defaults are the preset `paper`.
 
     Attributes:
         preset: the name it started from.

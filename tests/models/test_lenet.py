@@ -59,8 +59,7 @@ def test_logits_equal_those_of_numpy(network, images):
 def test_logits_equal_those_of_torch(network, images):
     torch = pytest.importorskip("torch")
     weights = {
-        name: [torch.tensor(part, dtype=torch.float32) for part in parts]
-        for name, parts in _weights(network).items()
+        name: [torch.tensor(part, dtype=torch.float32) for part in parts] for name, parts in _weights(network).items()
     }
     functional = torch.nn.functional
     x = torch.tensor(images).permute(0, 3, 1, 2) * (255 / 256)

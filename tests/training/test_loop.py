@@ -40,9 +40,7 @@ def pool(rng):
     return Batch(jnp.asarray(image, jnp.uint8), jnp.asarray(label, jnp.int32))
 
 
-@given(
-    size=st.integers(1, 40), start=st.integers(0, 30), steps=st.integers(1, 12), batch_size=st.integers(1, 16)
-)
+@given(size=st.integers(1, 40), start=st.integers(0, 30), steps=st.integers(1, 12), batch_size=st.integers(1, 16))
 def test_order_goes_through_whole_epochs_and_can_start_anywhere(size, start, steps, batch_size):
     key = jax.random.key(3)
     whole = batch_order(key, size, 0, start + steps, batch_size)
@@ -113,9 +111,7 @@ def test_progress_bar_shows_loss_and_rate(pool, capfd):
 def test_predict_in_padded_batches_is_the_networks_own_answer(pool):
     stacked = states(range(2))
     images = np.asarray(pool.image)
-    expected = [
-        np.argmax(Small(seed)(images.astype(np.float32) / np.float32(255)), axis=-1) for seed in range(2)
-    ]
+    expected = [np.argmax(Small(seed)(images.astype(np.float32) / np.float32(255)), axis=-1) for seed in range(2)]
     np.testing.assert_array_equal(predict(stacked, images, batch_size=25), expected)
     assert predict(stacked, images[:0]).shape == (2, 0)
 

@@ -1,0 +1,176 @@
+"""Parts of the experiment: sources, bands, tables, stages on disk, the InfiMNIST-like row."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from advjax.data import load
+from experiments.hard_positives.adversaries import split_sources, training_types
+from experiments.hard_positives.bands import choose
+from experiments.hard_positives.config import PRESETS, Config, fingerprint
+from experiments.hard_positives.judge import HeldOut
+from experiments.hard_positives.networks import fresh, restore, trainer, weights
+from experiments.hard_positives.paper import ATTACKS, BASIC, HELD_OUT_TYPES, INFIMNIST, ROWS
+from experiments.hard_positives.scratch import train_bases, train_infimnist
+from experiments.hard_positives.store import open_store
+from experiments.hard_positives.table import Errors, errors_of, schedule, table1, verdict
+
+TINY = Config(preset="tiny", data="digits", train_sources=600, heldout_sources=300, bases=3, heldout_per_type=10)
+
+
+@pytest.mark.parametrize("heldout_source", ["train", "test"])
+def test_sources_are_disjoint_and_decided_by_the_seed(heldout_source):
+    train, test = load("digits", "train"), load("digits", "test")
+    config = dataclasses.replace(TINY, heldout_source=heldout_source)
+    one, again = (split_sources(config, train, test) for _ in range(2))
+    other = split_sources(dataclasses.replace(config, seed=1), train, test)
+    held_out = np.concatenate(one.heldout)
+    assert len(np.unique(one.train)) == 600
+    assert len(np.unique(held_out)) == 300
+    assert one.heldout_from is (train if heldout_source == "train" else test)
+    if heldout_source == "train":
+        assert not np.intersect1d(one.train, held_out).size
+    np.testing.assert_array_equal(one.train, again.train)
+    assert not np.array_equal(one.train, other.train)
+
+
+def test_the_paper_preset_is_the_papers():
+    config = PRESETS["paper"]
+    assert len(HELD_OUT_TYPES) == 14
+    assert [config.heldout_share(base) for base in range(3)] == [1667, 1667, 1666]
+    assert set(training_types(config)) == set(ATTACKS) - {"HC-1x1.10", *(f"HC-S-{k}" for k in range(6, 10))}
+    assert config.pool_size(60_000) == 60_000 + 3 * 9 * 37_663
+    clean = (ROWS[BASIC].clean - ROWS["HC-D-9-1.05"].clean) / ROWS[BASIC].clean
+    assert round(100 * clean, 1) == 28.2
+
+
+@given(seed=st.integers(0, 5), sizes=st.lists(st.integers(30, 80), min_size=1, max_size=3), minimum=st.integers(1, 12))
+def test_bands_are_of_equal_size_and_inside_their_edges(seed, sizes, minimum):
+    rng = np.random.default_rng(seed)
+    scores = [rng.uniform(0, 1, size) for size in sizes]
+    bands = [(0.0, 0.5), (0.5, 0.75), (0.75, 0.9), (0.9, 1.0)]
+    chosen = choose(scores, bands, minimum, jax.random.key(seed))
+    inside = {band: min(((s > band[0]) & (s <= band[1])).sum() for s in scores) for band in bands}
+    assert set(chosen) == {band for band in bands if inside[band] >= minimum}
+    for band, indices in chosen.items():
+        for own, drawn in zip(scores, indices, strict=True):
+            assert len(np.unique(drawn)) == len(drawn) == min(inside[kept] for kept in chosen)
+            assert ((own[drawn] > band[0]) & (own[drawn] <= band[1])).all()
+
+
+def test_table_keeps_the_papers_rows_and_fills_none_from_it():
+    rows = {
+        "FGV": Errors(np.array([0.005, 0.007]), np.array([0.2, 0.3]), 10_000, 70_000, 37_663, 60_000),
+        BASIC: Errors(np.array([0.01]), np.array([0.6]), 10_000, 70_000),
+    }
+    lines = table1(PRESETS["paper"], rows).splitlines()
+    assert "this run: MNIST error %" in lines[0]
+    assert "| FGV | 0.697 ± 0.031 | 29.61 | 0.600 ± 0.141 | 25.00 ± 7.07 | 2 | 37,663 + 60,000 |" in lines
+    assert "| Basic LeNet | 0.937 ± 0.110 | 64.21 | 1.000 | 60.00 | 1 |  |" in lines
+    assert "| FGS | 0.790 ± 0.122 | 31.06 | not run | not run |  |  |" in lines
+    assert "| Goodfellow et al. (quoted by the paper) | 0.782 | 17.9 | not run | not run |  |  |" in lines
+    assert len(lines) == 2 + len(ROWS) + 1
+    assert "digits error" in table1(PRESETS["quick"], rows).splitlines()[0]
+
+
+def test_schedules_stand_side_by_side():
+    text = schedule(PRESETS["cpu"])
+    assert "| base networks | 3, 10,000 steps of 64 | 1, 10,000 steps of 64 |" in text
+    assert "digits" not in text
+    assert "scikit-learn's digits" in schedule(PRESETS["quick"])
+
+
+def test_verdict_claims_nothing_within_noise():
+    basic = Errors(np.array([0.0100]), np.array([1.0]), 10_000, 14_000)
+    close = Errors(np.array([0.0095]), np.array([0.1]), 10_000, 14_000)
+    far = Errors(np.array([0.0200]), np.array([1.0]), 10_000, 14_000)
+    lines = verdict(PRESETS["cpu"], {"FGV": close, "FGS": far, BASIC: basic})
+    assert (
+        "adversarial error 100.00 % -> 10.00 % (better); clean error 1.00 % -> 0.95 % (no clear difference)" in lines[0]
+    )
+    assert "clean error 1.00 % -> 2.00 % (worse)" in lines[1]
+    assert "by construction" in lines[-1]
+
+
+def test_errors_are_divided_once():
+    stored = {
+        "clean_wrong": np.array([5, 15]),
+        "clean_count": np.array(100),
+        "adversarial_wrong": np.tile([[1], [2]], (1, 14)),
+        "adversarial_count": np.full(14, 4),
+    }
+    errors = errors_of(stored)
+    np.testing.assert_allclose(errors.clean, [0.05, 0.15])
+    np.testing.assert_allclose(errors.adversarial, [0.25, 0.5])
+
+
+def test_a_stage_is_stored_whole_or_not_at_all(tmp_path):
+    store = open_store(tmp_path, TINY)
+
+    def fails():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.ensure("a/b", fails)
+    assert not store.done("a/b")
+    store.ensure("a/b", lambda: {"x": np.arange(3), "y": np.ones(2)})
+    store.ensure("a/b", fails)
+    np.testing.assert_array_equal(store.read("a/b", "x")["x"], np.arange(3))
+    assert sorted(store.read("a/b")) == ["x", "y"]
+    assert not list(tmp_path.rglob("*.partial"))
+    assert list(store.seconds()) == ["a/b"]
+    assert open_store(tmp_path, TINY).done("a/b")
+
+
+def test_fingerprint_tells_configurations_apart():
+    assert fingerprint(TINY) == fingerprint(dataclasses.replace(TINY))
+    assert fingerprint(TINY) != fingerprint(dataclasses.replace(TINY, mix_clean=False))
+
+
+def test_weights_come_back_to_the_bit_with_a_fresh_solver():
+    states = fresh(TINY, "base", 3)
+    again = restore(TINY, weights(states))
+    jax.tree.map(np.testing.assert_array_equal, states, again)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rows": ("HC-D-10",)}, "rows must be among"),
+        ({"unmixed_rows": (INFIMNIST,)}, "unmixed_rows must be among"),
+        ({"heldout_source": "validation"}, "heldout_source must be"),
+        ({"bands": (0.5, 0.5)}, "bands must be rising"),
+        ({"orders": 0}, "orders must be at least 1"),
+    ],
+)
+def test_config_refuses(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(TINY, **change)
+
+
+@pytest.mark.slow
+def test_infimnist_row_is_calibrated_and_never_made_of_the_test_set():
+    config = dataclasses.replace(
+        TINY,
+        bases=1,
+        rows=(INFIMNIST, BASIC),
+        infimnist_images=1_500,
+        infimnist_iterations=3,
+        infimnist_share=0.5,
+        base_iterations=60,
+        block=20,
+        batch_size=16,
+    )
+    train, test = load("digits", "train"), load("digits", "test")
+    held_out = HeldOut(test, test.images[:28], test.labels[:28], np.repeat(np.arange(14), 2))
+    one = trainer(config)
+    bases = restore(config, train_bases(config, one, train, test))
+    stored = train_infimnist(config, one, bases, train, held_out)
+    assert stored["amplitude"] > 0
+    assert stored["clean_images"] == 1_500
+    assert stored["clean_wrong"].shape == (1,)
+    np.testing.assert_allclose(stored["misclassified_share"], 0.5, atol=0.05)

@@ -1,0 +1,184 @@
+"""Every form of a convolution equals XLA's own, for random configurations and for each recognised case."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+from advjax.fastcpu import accelerate
+
+LAYOUTS = [("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NCHW"), ("NHWC", "OIHW", "CWNH"), ("HWNC", "IWHO", "NCHW")]
+
+
+def assert_close(actual, wanted):
+    """Equal up to rounding of sums: relative to the largest entry, which is what a dot product's error scales with."""
+    for a, w in zip(jax.tree.leaves(actual), jax.tree.leaves(wanted), strict=True):
+        assert (a.shape, a.dtype) == (w.shape, w.dtype)
+        np.testing.assert_allclose(a, w, rtol=0, atol=5e-6 * float(jnp.abs(w).max(initial=0.0)) + 1e-30)
+
+
+def assert_same_gradients(function, x, k):
+    """Values and both gradients, alone and stacked under `vmap`, accelerated against plain."""
+
+    def gradients(x, k):
+        y, pullback = jax.vjp(function, x, k)
+        return y, pullback(jnp.sin(jnp.arange(y.size, dtype="float32")).reshape(y.shape))
+
+    assert_close(jax.jit(accelerate(gradients))(x, k), jax.jit(gradients)(x, k))
+    stacked = jax.vmap(gradients)
+    xs, ks = jnp.stack([x, x * 0.5]), jnp.stack([k, k[::-1]])
+    assert_close(jax.jit(accelerate(stacked))(xs, ks), jax.jit(stacked)(xs, ks))
+
+
+@st.composite
+def configurations(draw):
+    """Shapes and parameters of a convolution that has a result."""
+    groups, batch_groups = draw(st.sampled_from([(1, 1), (1, 1), (1, 1), (3, 1), (1, 2), (6, 1)]))
+    inputs, outputs = (draw(st.sampled_from([1, 2, 5])) for _ in range(2))
+    window = tuple(draw(st.sampled_from([1, 2, 3, 5])) for _ in range(2))
+    size = tuple(draw(st.integers(6, 9)) for _ in range(2))
+    one_or_two = st.sampled_from([1, 1, 2])
+    kernel_step = (draw(one_or_two), draw(one_or_two)) if max(window) <= 3 else (1, 1)
+    padding = draw(
+        st.sampled_from(["SAME", "VALID", ((0, 1), (2, 0)), ((3, 3), (3, 3)), ((-1, 1), (0, 0)), ((8, 7), (9, 9))])
+    )
+    return {
+        "x": (2 * batch_groups, *size, inputs * groups),
+        "k": (*window, inputs, outputs * groups * batch_groups),
+        "layout": draw(st.sampled_from(LAYOUTS)),
+        "window_strides": (draw(one_or_two), draw(one_or_two)),
+        "padding": padding,
+        "lhs_dilation": (draw(one_or_two), draw(one_or_two)) if not isinstance(padding, str) else (1, 1),
+        "rhs_dilation": kernel_step,
+        "feature_group_count": groups,
+        "batch_group_count": batch_groups,
+    }
+
+
+@settings(max_examples=15)
+@given(configurations())
+def test_random_convolutions(configuration):
+    parameters = dict(configuration)
+    x, k, layout = (parameters.pop(name) for name in ("x", "k", "layout"))
+    rng = np.random.default_rng(0)
+    x, k = (
+        jnp.asarray(rng.normal(size=[shape[canonical.index(c)] for c in order]), jnp.float32)
+        for shape, canonical, order in zip((x, k), ("NHWC", "HWIO"), layout[:2], strict=True)
+    )
+
+    def function(x, k):
+        return lax.conv_general_dilated(x, k, dimension_numbers=layout, **parameters)
+
+    assert_same_gradients(function, x, k)
+
+
+# name: (x, kernel, strides, padding, kernel dilation, groups)
+LAYERS = {
+    "lenet first": ((4, 12, 12, 1), (5, 5, 1, 20), 1, "VALID", 1, 1),
+    "lenet second": ((4, 8, 8, 20), (5, 5, 20, 30), 1, "VALID", 1, 1),
+    "colour, strided": ((2, 15, 15, 3), (7, 7, 3, 8), 2, "SAME", 1, 1),
+    "residual": ((2, 8, 8, 8), (3, 3, 8, 8), 1, "SAME", 1, 1),
+    "residual, strided": ((2, 8, 8, 8), (3, 3, 8, 16), 2, "SAME", 1, 1),
+    "one by one, strided": ((2, 8, 8, 8), (1, 1, 8, 16), 2, "SAME", 1, 1),
+    "dilated": ((2, 12, 12, 6), (3, 3, 6, 8), 1, "SAME", 2, 1),
+    "grouped": ((2, 8, 8, 16), (3, 3, 4, 24), 1, "SAME", 1, 4),
+    "depthwise": ((2, 8, 8, 40), (3, 3, 1, 40), 1, "SAME", 1, 40),
+    "whole image": ((2, 4, 4, 6), (4, 4, 6, 8), 1, "VALID", 1, 1),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers(name, rng):
+    shape, kernel, stride, padding, dilation, groups = LAYERS[name]
+
+    def function(x, k):
+        return lax.conv_general_dilated(
+            x,
+            k,
+            (stride, stride),
+            padding,
+            rhs_dilation=(dilation, dilation),
+            dimension_numbers=LAYOUTS[0],
+            feature_group_count=groups,
+        )
+
+    x, k = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in (shape, kernel))
+    assert_same_gradients(function, x, k)
+
+
+@pytest.mark.parametrize("spatial", [1, 3])
+def test_other_numbers_of_dimensions(spatial, rng):
+    def function(x, k):
+        return lax.conv(x, k, (1,) * spatial, "VALID")
+
+    x, k = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((2, 2, *[6] * spatial), (6, 2, *[3] * spatial)))
+    assert_same_gradients(function, x, k)
+
+
+def test_transposed_convolution(rng):
+    def function(x, k):
+        return lax.conv_transpose(x, k, (2, 2), "SAME", dimension_numbers=LAYOUTS[0])
+
+    x, k = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((2, 6, 6, 8), (3, 3, 8, 3)))
+    assert_same_gradients(function, x, k)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_changes_its_order_alone(dtype, rng):
+    """Only the float32 forms were measured; others keep their arithmetic, so the bits."""
+
+    def gradients(x, k):
+        return jax.grad(lambda x, k: lax.conv(x, k, (1, 1), "VALID").sum().astype("float32"), (0, 1))(x, k)
+
+    x, k = (jnp.asarray(rng.normal(size=s), dtype) for s in ((2, 1, 8, 8), (4, 1, 3, 3)))
+    for a, b in zip(jax.jit(accelerate(gradients))(x, k), jax.jit(gradients)(x, k), strict=True):
+        np.testing.assert_array_equal(np.asarray(a, "float32"), np.asarray(b, "float32"))
+
+
+def test_canonical_order_gives_the_same_bits(rng):
+    """An input gradient that stays a convolution is only reordered."""
+
+    def gradient(x, k):
+        return jax.grad(lambda x: jnp.sin(lax.conv(x, k, (1, 1), "SAME")).sum())(x)
+
+    x, k = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((2, 8, 10, 10), (6, 8, 3, 3)))
+    np.testing.assert_array_equal(jax.jit(accelerate(gradient))(x, k), jax.jit(gradient)(x, k))
+
+
+def equations(function, *arguments):
+    """The names of all primitives in the program of `function`, nested ones included."""
+    found = []
+
+    def visit(program):
+        for equation in program.eqns:
+            found.append(equation.primitive.name)
+            for value in equation.params.values():
+                for inner in value if isinstance(value, tuple) else (value,):
+                    if hasattr(inner, "eqns"):
+                        visit(inner)
+
+    visit(jax.make_jaxpr(function)(*arguments))
+    return found
+
+
+def test_first_layer_gradients_are_matrix_products():
+    def loss(x, k):
+        return jnp.square(lax.conv_general_dilated(x, k, (1, 1), "VALID", dimension_numbers=LAYOUTS[0])).sum()
+
+    x, k = jnp.ones((2, 12, 12, 1)), jnp.ones((5, 5, 1, 20))
+    plain, fast = (equations(f, x, k) for f in (jax.grad(loss, (0, 1)), accelerate(jax.grad(loss, (0, 1)))))
+    assert [plain.count(name) for name in ("conv_general_dilated", "dot_general")] == [3, 0]
+    assert [fast.count(name) for name in ("conv_general_dilated", "dot_general")] == [1, 2]
+
+
+def test_stacked_networks_are_convolved_one_by_one():
+    """`vmap` over kernels makes one grouped convolution, which XLA's CPU backend runs far slower than its parts."""
+
+    def apply(x, k):
+        return lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=LAYOUTS[0])
+
+    x, k = jnp.ones((3, 2, 8, 8, 8)), jnp.ones((3, 3, 3, 8, 8))
+    assert equations(accelerate(jax.vmap(apply)), x, k).count("conv_general_dilated") == 3

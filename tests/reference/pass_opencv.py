@@ -1,0 +1,108 @@
+"""PASS by OpenCV's findTransformECC and warpPerspective and scikit-image's SSIM, one grey pair at a time."""
+
+import cv2
+import numpy as np
+from skimage.metrics import structural_similarity
+
+MOTIONS = {
+    "translation": cv2.MOTION_TRANSLATION,
+    "euclidean": cv2.MOTION_EUCLIDEAN,
+    "affine": cv2.MOTION_AFFINE,
+    "homography": cv2.MOTION_HOMOGRAPHY,
+}
+
+
+def find_warp(image, template, motion="homography", iterations=100, tolerance=1e-6):
+    """(warp [3, 3], correlation) for float32 [H, W] images, or (None, None) where OpenCV raises."""
+    start = np.eye(3 if motion == "homography" else 2, 3, dtype=np.float32)
+    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, iterations, tolerance)
+    try:
+        correlation, warp = cv2.findTransformECC(template, image, start, MOTIONS[motion], criteria, None, 5)
+    except cv2.error:
+        return None, None
+    return np.vstack([warp, [[0, 0, 1]]])[:3].astype(np.float64), correlation
+
+
+def warp(image, matrix):
+    """The image seen through the warp, bilinear, 0 outside."""
+    size = image.shape[1::-1]
+    return cv2.warpPerspective(image, np.float32(matrix), size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+
+
+def ssim(image, template, padding="valid"):
+    """scikit-image's SSIM in float64: its crop for "valid", the mean of the whole map for "same"."""
+    mean, full = structural_similarity(
+        image.astype(np.float64),
+        template.astype(np.float64),
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=1.0,
+        full=True,
+        channel_axis=-1 if image.ndim == 3 else None,
+    )
+    return mean if padding == "valid" else full.mean()
+
+
+def correlation(image, template, matrix):
+    """One referee for everybody's warps: ECC as OpenCV evaluates it (its blur, border and nearest mask)."""
+    image, template = (cv2.GaussianBlur(a, (5, 5), 0) for a in (image, template))
+    size = image.shape[1::-1]
+    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    valid = cv2.warpPerspective(np.ones_like(image), np.float32(matrix), size, flags=flags) > 0
+    a, b = warp(image, matrix)[valid].astype(np.float64), template[valid].astype(np.float64)
+    a, b = a - a.mean(), b - b.mean()
+    norm = np.sqrt((a @ a) * (b @ b))
+    return a @ b / norm if norm > 0 else 0.0
+
+
+def score(image, template, padding="valid", **options):
+    """(PASS, warp, correlation), all None where OpenCV raises."""
+    matrix, value = find_warp(image, template, **options)
+    if matrix is None:
+        return None, None, None
+    return ssim(warp(image, matrix), template, padding), matrix, value
+
+
+def corners(matrix, height, width):
+    """Where the warp takes the four corner pixels: [4, 2]."""
+    points = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], np.float64)
+    return cv2.perspectiveTransform(points[None], np.float64(matrix))[0]
+
+
+def random_homography(rng, height, width, displacement):
+    """A homography that moves each corner by up to `displacement` of the longer side, any way."""
+    radius = displacement * max(height, width) * np.sqrt(rng.uniform(size=(4, 1)))
+    angle = rng.uniform(0, 2 * np.pi, (4, 1))
+    before = corners(np.eye(3), height, width)
+    after = before + radius * np.hstack([np.cos(angle), np.sin(angle)])
+    return cv2.getPerspectiveTransform(np.float32(before), np.float32(after))
+
+
+def moved(image, matrix):
+    """The image whose alignment onto `image` is `matrix`: cubic splines (bilinear ones would blur), on the grid."""
+    from scipy.ndimage import map_coordinates
+
+    height, width = image.shape
+    y, x = np.mgrid[:height, :width]
+    points = np.linalg.inv(matrix) @ np.stack([x.ravel(), y.ravel(), np.ones(x.size)])
+    values = map_coordinates(image, points[[1, 0]] / points[2], order=3, mode="mirror")
+    return on_grid(values.reshape(height, width))
+
+
+def on_grid(image):
+    """float32 multiples of 1 / 255 in [0, 1]."""
+    return (np.clip(np.round(image * 255), 0, 255) / 255).astype(np.float32)
+
+
+def rotated(image, degrees):
+    """About the centre, bilinear, 0 outside, on the grid."""
+    height, width = image.shape
+    turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1)
+    return on_grid(cv2.warpAffine(image, turn, (width, height)))
+
+
+def shifted(image, x, y):
+    """By (x, y) pixels, bilinear, 0 outside, on the grid."""
+    height, width = image.shape
+    return on_grid(cv2.warpAffine(image, np.float64([[1, 0, x], [0, 1, y]]), (width, height)))
