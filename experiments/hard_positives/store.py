@@ -17,7 +17,7 @@ import numpy as np
 import advjax
 from experiments.hard_positives.config import Config, fingerprint
 
-__all__ = ["Store", "open_store"]
+__all__ = ["Store", "hardware", "open_store", "versions"]
 
 Arrays = dict[str, np.ndarray]
 
@@ -75,8 +75,8 @@ class Store:
             "config": dataclasses.asdict(config),
             "fingerprint": self.fingerprint,
             "written": _now(),
-            "hardware": _hardware(),
-            "versions": _versions(),
+            "hardware": hardware(),
+            "versions": versions(),
             **more,
         }
         self.write_text("config.json", json.dumps(content, indent=2) + "\n")
@@ -129,7 +129,8 @@ def _now() -> str:
     return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
 
 
-def _hardware() -> dict[str, Any]:
+def hardware() -> dict[str, Any]:
+    """The processor, the cores this process may use, and JAX's devices."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     devices = [f"{device.platform}: {device.device_kind}" for device in jax.devices()]
     return {"processor": _processor(), "cores": cores, "devices": devices}
@@ -142,6 +143,7 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """The versions of everything that a result depends on."""
     found = {package: metadata.version(package) for package in ("jax", "jaxlib", "flax", "optax", "dm-pix", "numpy")}
     return {"advjax": advjax.__version__, "python": platform.python_version(), **found}
