@@ -63,14 +63,19 @@ def from_function(function: Callable[[Any, jax.Array], jax.Array], variables: An
 @value
 class _NnxApply:
     graphdef: Any = static()
+    options: tuple[tuple[str, Any], ...] = static()
 
     def __call__(self, variables: Any, images: jax.Array) -> jax.Array:
         # A copy: the variables may belong to another trace level, where NNX refuses to touch them.
-        return nnx.merge(self.graphdef, variables, copy=True)(images)
+        return nnx.merge(self.graphdef, variables, copy=True)(images, **dict(self.options))
 
 
-def from_nnx(model: nnx.Module) -> Classifier:
+def from_nnx(model: nnx.Module, **call_options: Any) -> Classifier:
     """A classifier from a Flax NNX module; the module itself is left as it was, training mode included.
+
+    Evaluation mode is that of `model.eval()`, and of the usual switches of `__call__` where it has them (`train`,
+    `training`, `is_training`, `deterministic`, `use_running_average`). `call_options` are passed to every call and go
+    before these.
 
     Example:
       >>> import jax.numpy as jnp
@@ -85,7 +90,7 @@ def from_nnx(model: nnx.Module) -> Classifier:
     evaluated = nnx.clone(model)
     evaluated.eval()
     graphdef, variables = nnx.split(evaluated)
-    return Classifier(variables, _NnxApply(graphdef))
+    return Classifier(variables, _NnxApply(graphdef, _options(model, call_options)))
 
 
 @value
@@ -121,6 +126,10 @@ def from_linen(module: linen.Module, variables: Mapping[str, Any], **call_option
         raise TypeError(f"module must be a flax.linen.Module, got {type(module).__name__}")
     if not isinstance(variables, Mapping) or "params" not in variables:
         raise ValueError('variables must be the whole mapping that init returns, with a "params" entry')
+    return Classifier(variables, _LinenApply(module, _options(module, call_options)))
+
+
+def _options(module: Any, call_options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
     accepted = inspect.signature(module.__call__).parameters
     options = {name: setting for name, setting in _EVALUATION.items() if name in accepted} | call_options
-    return Classifier(variables, _LinenApply(module, tuple(sorted(options.items()))))
+    return tuple(sorted(options.items()))

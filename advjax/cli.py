@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     score.add_argument("--save", type=Path, metavar="PNG", help="write the aligned image there (two files only)")
     score.add_argument("--csv", type=Path, metavar="FILE", help="write the table there, not to stdout (folders only)")
     score.add_argument("--padding", choices=("valid", "same"), default="valid", help="windows of SSIM (default: valid)")
-    score.add_argument("--levels", type=int, default=1, help="pyramid levels, more for large motion (default: 1)")
+    score.add_argument("--pyramid", type=int, default=1, help="pyramid levels, more for large motion (default: 1)")
     options = parser.parse_args(arguments)
     if options.original.is_dir() != options.changed.is_dir():
         _fail("give two files or two folders, not one of each")
@@ -123,7 +123,7 @@ def _rows(
     from advjax.scores import l2_per_pixel, linf, pass_score
 
     first, second = (jnp.asarray(to_float(np.stack(images))) for images in (original, changed))
-    result = jax.device_get(pass_score(second, first, padding=options.padding, levels=options.levels))
+    result = jax.device_get(pass_score(second, first, padding=options.padding, levels=options.pyramid))
     distances = jax.device_get((l2_per_pixel(second, first), linf(second, first)))
     rows = []
     for i, name in enumerate(names):

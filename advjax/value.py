@@ -44,11 +44,7 @@ def value(cls: type[T]) -> type[T]:
     def __post_init__(self: Any) -> None:
         for field in dataclasses.fields(self):
             if "rank" in field.metadata:
-                content = getattr(self, field.name)
-                # Arrays of JAX, tracers among them, stay what they are.
-                if isinstance(content, int | float | list | tuple | np.generic | np.ndarray):
-                    array = np.asarray(content, field.metadata["dtype"])
-                    object.__setattr__(self, field.name, array)
+                object.__setattr__(self, field.name, _as_number(field, getattr(self, field.name)))
         if own_check is not None:
             own_check(self)
 
@@ -69,6 +65,22 @@ def value(cls: type[T]) -> type[T]:
     frozen = dataclasses.dataclass(frozen=True, eq=False)(cls)
     _register(frozen)
     return frozen
+
+
+def _as_number(field: dataclasses.Field[Any], content: Any) -> Any:
+    """`content` as a NumPy array of the field's type, so that checks can read it and equal numbers trace equally."""
+    # Tracers have no value yet, and arrays of several hosts none that this one could read.
+    if isinstance(content, jax.Array) and (isinstance(content, jax.core.Tracer) or not content.is_fully_addressable):
+        return content
+    if not isinstance(content, int | float | list | tuple | np.generic | np.ndarray | jax.Array):
+        return content
+    given, wanted = np.asarray(content), field.metadata["dtype"]
+    array = given.astype(wanted)
+    if wanted.kind in "ib" and not np.array_equal(array, given):
+        raise ValueError(
+            f"{field.name} must hold {'0 and 1 only' if wanted.kind == 'b' else 'integers'}, got {content}"
+        )
+    return array
 
 
 def _register(cls: Any) -> None:

@@ -1,4 +1,4 @@
-"""All nine hot/cold directions of 1,000 MNIST digits, each to the boundary, in one call: seconds, and which share succeeds.
+"""All nine hot/cold directions of 1,000 MNIST digits to the boundary in one call: seconds, and which share succeeds.
 
 Needs real MNIST in TFDS_DATA_DIR.  Trains Caffe's LeNet first (10,000 steps).  Writes benchmarks/results/hot_cold.md.
 """

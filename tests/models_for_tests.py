@@ -50,6 +50,14 @@ class NnxNet(nnx.Module):
         return self.dense(self.dropout(x.reshape(x.shape[0], -1)))
 
 
+class NnxNetWithSwitch(NnxNet):
+    """In NNX, with the switch as an argument of the call."""
+
+    def __call__(self, x, train):
+        x = nnx.relu(self.norm(self.conv(x), use_running_average=not train))
+        return self.dense(self.dropout(x.reshape(x.shape[0], -1), deterministic=not train))
+
+
 class LinenNet(linen.Module):
     """The same in Linen."""
 

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from advjax import from_function, from_linen, from_nnx
-from tests.models_for_tests import LinenNet, NnxNet, grid_images, linear, linear_weights
+from tests.models_for_tests import LinenNet, NnxNet, NnxNetWithSwitch, grid_images, linear, linear_weights
 
 IMAGES = jnp.asarray(grid_images(0, (3, 8, 8, 1)))
 
@@ -21,6 +21,11 @@ def test_nnx_is_evaluated_with_stored_statistics_and_without_dropout():
     np.testing.assert_allclose(classifier(IMAGES)[:1], classifier(IMAGES[:1]), rtol=1e-5, atol=1e-6)
     model.eval()
     np.testing.assert_allclose(classifier(IMAGES), model(IMAGES), rtol=1e-6)
+
+
+def test_nnx_switches_of_the_call_are_set_to_evaluation():
+    model = NnxNetWithSwitch(nnx.Rngs(0))
+    np.testing.assert_allclose(from_nnx(model)(IMAGES), model(IMAGES, train=False), rtol=1e-6)
 
 
 def test_nnx_model_itself_is_left_in_training_mode():

@@ -28,6 +28,13 @@ def test_numbers_are_leaves_and_statics_are_structure():
     assert jax.tree.structure(Part(0.1)) != jax.tree.structure(part)
 
 
+def test_numbers_of_jax_are_checked_and_traced_like_python_ones():
+    assert Part(jnp.asarray(0.5)) == Part(0.5)
+    assert jax.tree.leaves(Part(jnp.asarray(1)))[0].dtype == np.float32
+    with pytest.raises(ValueError, match="mask must hold 0 and 1 only"):
+        Part(1.0, np.full((2, 2, 1), 0.5))
+
+
 def test_classes_of_equal_fields_are_of_different_structure():
     # jax.tree_util.register_dataclass gets this wrong, and jit would run the program of the wrong class.
     @value

@@ -39,11 +39,11 @@ class Failure(IntEnum):
     ALREADY_MISCLASSIFIED = 1
     """The clean image was answered wrongly to begin with."""
     NO_DIRECTION = 2
-    """The gradient was zero (or masked out): there was nowhere to go."""
+    """The gradient was zero, masked out or not finite: there was nowhere to go."""
     NO_BOUNDARY = 3
     """Nothing along the ray, up to the longest distance, fooled the model."""
     NOT_FOOLED = 4
-    """The model is right about the image returned."""
+    """The model is right about the image returned, or wrong by no more than rounding error."""
 
 
 class Problem(NamedTuple):
@@ -109,9 +109,10 @@ class Move:
             image=problem.image,
             direction=self.direction.init(problem.image),
             key=key,
-            scale=jnp.zeros((), problem.image.dtype),
-            calls=jnp.int32(0),
-            failure=jnp.int32(Failure.NONE),
+            # Like the problem's arrays, so that in a user's `shard_map` a loop's carry varies as its body does.
+            scale=jnp.zeros_like(problem.image, shape=()),
+            calls=jnp.zeros_like(problem.label),
+            failure=jnp.zeros_like(problem.label),
         )
 
     def step(self, problem: Problem, state: State) -> State:
@@ -122,6 +123,8 @@ class Move:
         ray, direction = self.direction.update(
             jax.grad(climbed)(state.image), state.direction, state.image, key=direction_key
         )
+        # No part of a ray that is not finite means anything, and 0 times infinity would be NaN even for no step.
+        ray = jnp.where(jnp.all(jnp.isfinite(ray)), ray, jnp.zeros_like(ray))
         active = jnp.any(ray != 0)
         found = self.search(
             candidate=lambda scale: self.constraint(state.image + scale * ray, problem.image),
@@ -141,6 +144,7 @@ class Repeat:
     steps: int = static()
 
     def __post_init__(self) -> None:
+        _check_single(self.attack)
         _check_count("steps", self.steps)
 
     def init(self, problem: Problem, key: jax.Array) -> State:
@@ -159,6 +163,9 @@ class RandomStart:
     constraint: Any
     random = True
 
+    def __post_init__(self) -> None:
+        _check_single(self.attack)
+
     def init(self, problem: Problem, key: jax.Array) -> State:
         key, start_key = jax.random.split(key)
         state = self.attack.init(problem, key)
@@ -176,6 +183,9 @@ class Finish:
     attack: Any
     constraint: Any
 
+    def __post_init__(self) -> None:
+        _check_single(self.attack)
+
     def init(self, problem: Problem, key: jax.Array) -> State:
         return self.attack.init(problem, key)
 
@@ -192,6 +202,7 @@ class BestOf:
     restarts: int = static()
 
     def __post_init__(self) -> None:
+        _check_single(self.attack)
         _check_count("restarts", self.restarts)
 
     def init(self, problem: Problem, key: jax.Array) -> State:
@@ -204,12 +215,14 @@ class BestOf:
 
         def again(index: jax.Array, carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
             best, best_margin = carry
-            other, other_margin = run(self.attack.init(problem, jax.random.fold_in(state.key, index)))
+            other, other_margin = run(self.attack.init(problem, jax.random.fold_in(restart_key, index)))
             better = other_margin > best_margin
             kept = jax.tree.map(lambda new, old: jnp.where(better, new, old), other, best)
             calls = best.calls + other.calls + 1
             return kept._replace(calls=calls), jnp.maximum(other_margin, best_margin)
 
+        # The first run splits its key into the children 0 and 1; this one is neither.
+        restart_key = jax.random.fold_in(state.key, 2)
         best, best_margin = run(state)
         first = best._replace(calls=best.calls + 1)
         return jax.lax.fori_loop(1, self.restarts, again, (first, best_margin))[0]
@@ -244,6 +257,11 @@ def stack(attacks: Sequence[Any]) -> Stack:
         raise ValueError("attacks must have one structure and differ in their numbers only")
     stacked = [jnp.stack(each) for each in zip(*leaves, strict=True)]
     return Stack(jax.tree.unflatten(structures[0], stacked))
+
+
+def _check_single(attack: Any) -> None:
+    if isinstance(attack, Stack):
+        raise ValueError("attack must be a single attack, got a stack: combine first, then stack([...]) the results")
 
 
 def _check_count(name: str, count: Any) -> None:

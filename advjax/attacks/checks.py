@@ -43,7 +43,12 @@ def check_inputs(attack: Any, classifier: Any, images: Any, labels: Any, key: An
     _check_images(images)
     _check_labels(labels, images.shape[0])
     extra = int(isinstance(attack, Stack))
-    batch_axes(attack.attack if extra else attack, images.shape[0], extra=extra)
+    axes = batch_axes(attack.attack if extra else attack, images.shape[0], extra=extra)
+    if len(axes) != len(jax.tree.leaves(attack)):
+        raise TypeError(
+            "attack must be made of values: each number a number() field of a class made by @value, each function a "
+            f"static() one (see CONTRIBUTING), got {attack!r}"
+        )
     for part in walk(attack):
         if hasattr(part, "check_image_shape"):
             part.check_image_shape(images.shape[1:])
@@ -62,7 +67,7 @@ def _check_images(images: Any) -> None:
         raise ValueError(f"{wanted}, got shape {images.shape}" + (": add a batch axis" if images.ndim == 3 else ""))
     if images.size == 0:
         raise ValueError(f"{wanted}, got an empty batch of shape {images.shape}")
-    if images.shape[1] in (1, 3) and images.shape[3] not in (1, 2, 3, 4):
+    if images.shape[1] in (1, 3) and images.shape[2] == images.shape[3] > 4:
         raise ValueError(f"{wanted}, got shape {images.shape}, which looks like NCHW: transpose to NHWC")
 
 
@@ -80,29 +85,36 @@ def _check_labels(labels: Any, batch: int) -> None:
 
 def _check_key(attack: Any, key: Any, batch: int) -> jax.Array:
     wanted = f"key must be jax.random.key(seed), or an array of {batch} such keys"
+    random = any(getattr(part, "random", False) for part in walk(attack))
     if key is None:
-        if any(getattr(part, "random", False) for part in walk(attack)):
+        if random:
             raise ValueError(f"{wanted}: this attack draws random numbers, got None")
-        return jax.random.key(0)  # no draw depends on it
+        return jax.random.key(0, impl="threefry2x32")  # no draw depends on it
     if not isinstance(key, jax.Array):
         raise TypeError(f"{wanted}, got {type(key).__name__}")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise TypeError(f"{wanted}, got {key.dtype}{list(key.shape)}, the old kind: use jax.random.key")
     if key.shape not in ((), (batch,)):
         raise ValueError(f"{wanted}, got shape {key.shape}")
+    if random and str(jax.random.key_impl(key)) != "threefry2x32":
+        # Under vmap the others draw from one key for the whole batch.
+        raise ValueError(f"{wanted}, of the implementation threefry2x32, got {jax.random.key_impl(key)}")
     return key
 
 
-def flag_inputs(images: jax.Array, labels: jax.Array, logits: jax.Array) -> Flags:
+def flag_inputs(attack: Any, images: jax.Array, labels: jax.Array, logits: jax.Array) -> Flags:
     """The facts about a batch; logits [..., B, K] are those of the clean images."""
-    levels = images * 255.0
+    off_grid = jnp.zeros((), images.dtype)
+    for part in walk(attack):
+        if isinstance(part, Quantise):
+            off_grid = jnp.maximum(off_grid, jnp.max(jnp.abs(images - part.snap(images))) * float(part.levels - 1))
     total = jnp.sum(logits, axis=-1)
     probabilities = jnp.all(logits >= 0) & jnp.all(jnp.abs(total - 1.0) < 1e-3)
     return Flags(
         finite=jnp.all(jnp.isfinite(images)),
         smallest=jnp.min(images),
         largest=jnp.max(images),
-        off_grid=jnp.max(jnp.abs(levels - jnp.round(levels))),
+        off_grid=off_grid,
         smallest_label=jnp.min(labels),
         largest_label=jnp.max(labels),
         probabilities=probabilities,
@@ -124,11 +136,11 @@ def check_flags(attack: Any, flags: Flags) -> None:
     if known.smallest < -_SLACK or known.largest > 1 + _SLACK:
         hint = ": divide by 255 first" if known.largest > 2 else ""
         raise ValueError(f"{wanted}, got values from {known.smallest:g} to {known.largest:g}{hint}")
-    grid = [part for part in walk(attack) if isinstance(part, Quantise)]
-    if any(part.levels == 256 for part in grid) and known.off_grid > 1e-3:
+    if known.off_grid > 1e-3:
+        levels = max(part.levels for part in walk(attack) if isinstance(part, Quantise))
         raise ValueError(
-            "images must be on the grid k/255 for an attack with levels=256, got values between the levels: "
-            "round them (jnp.round(images * 255) / 255) or make the attack with levels=None"
+            f"images must be on the grid k/{levels - 1} for an attack with levels={levels}, got values between the "
+            f"levels: round them (jnp.round(images * {levels - 1}) / {levels - 1}) or make the attack with levels=None"
         )
     classes = int(known.classes)
     if known.smallest_label < 0 or known.largest_label >= classes:
@@ -137,7 +149,9 @@ def check_flags(attack: Any, flags: Flags) -> None:
             f"{known.smallest_label} to {known.largest_label}"
         )
     for part in walk(attack):
-        if hasattr(part, "check_classes"):
+        # An attack that is mapped over has no values to read.
+        mapped = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(part))
+        if hasattr(part, "check_classes") and not mapped:
             part.check_classes(classes)
     if known.probabilities:
         warnings.warn(

@@ -73,13 +73,17 @@ class Quantise:
     def __call__(self, candidate: jax.Array, origin: jax.Array) -> jax.Array:
         steps = float(self.levels - 1)
         if self.rounding == "nearest":
-            return self._on_grid(jnp.round(candidate * steps))
+            return self.snap(candidate)
         # A candidate within 1e-4 of a level is on it: otherwise epsilon = 8/255 would lose a level to float error.
         slack = 1e-4
         inward = jnp.where(
             candidate >= origin, jnp.floor(candidate * steps + slack), jnp.ceil(candidate * steps - slack)
         )
         return self._on_grid(inward)
+
+    def snap(self, image: jax.Array) -> jax.Array:
+        """The nearest image on the grid."""
+        return self._on_grid(jnp.round(image * float(self.levels - 1)))
 
     def _on_grid(self, level: jax.Array) -> jax.Array:
         """level / (levels - 1), rounded correctly, so that it is the number that reading the image file gives.
@@ -141,10 +145,14 @@ class L1Ball:
         check_not_negative("epsilon", self.epsilon)
 
     def __call__(self, candidate: jax.Array, origin: jax.Array) -> jax.Array:
-        # optax mixes integers and floats in there, which strict promotion (a user's setting) would refuse.
+        # optax mixes integers and floats in there: strict promotion (a user's setting) would refuse that, and with
+        # 64 bits enabled it comes out in float64.
+        wide = jnp.result_type(float)
         with jax.numpy_dtype_promotion("standard"):
-            projected = optax.projections.projection_l1_ball(candidate - origin, jnp.asarray(self.epsilon))
-        return origin + projected
+            projected = optax.projections.projection_l1_ball(
+                (candidate - origin).astype(wide), jnp.asarray(self.epsilon, wide)
+            )
+        return origin + projected.astype(candidate.dtype)
 
     def sample(self, key: jax.Array, image: jax.Array) -> jax.Array:
         """A uniform draw from the ball around zero, of the shape of `image`."""
@@ -160,6 +168,9 @@ class Both:
     """Constraints one after the other.  Put a ball before the box and the grid last, rounding inward."""
 
     parts: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", tuple(self.parts))
 
     def __call__(self, candidate: jax.Array, origin: jax.Array) -> jax.Array:
         for part in self.parts:

@@ -59,7 +59,7 @@ def fgv(epsilon: Any = None, *, mask: Any = None, levels: int | None = 256) -> M
 
 
 def hot_cold(
-    rank: Any = 1,
+    rank: Any = None,
     *,
     ranks: Iterable[int] | None = None,
     targets: Any = None,
@@ -81,11 +81,13 @@ def hot_cold(
     Any wrong class counts as success, as in the paper, not just the hot one.
 
     Args:
-      rank: the hot class is the one of the rank-th largest logit among the others, from 1 (HC-1, HC-2, ...).
+      rank: the hot class is the one of the rank-th largest logit among the others, from 1 (HC-1, HC-2, ...; the
+        default).
       ranks: several ranks in one call, `range(1, 10)` say; the result has a leading axis over them.
       targets: the hot class by number instead of rank; one number, or one for each image [B].
       epsilon, mask, levels: as for `fgs`.
-      cold: "paper" is eq. 7 literally; "abs" uses -|h_y|, which still cools a label whose logit is negative.
+      cold: "paper" is eq. 7 literally, which *heats* a label whose logit is negative; "abs" uses -|h_y| and always
+        cools it. Use "abs" for models whose largest logit can be negative.
 
     Example:
       >>> from advjax import hot_cold
@@ -96,7 +98,7 @@ def hot_cold(
 
 
 def hot_cold_sign(
-    rank: Any = 1,
+    rank: Any = None,
     *,
     ranks: Iterable[int] | None = None,
     targets: Any = None,
@@ -132,7 +134,7 @@ def hard_positive(attack: Any, factor: Any) -> Any:
       >>> from advjax import hard_positive, hot_cold
       >>> hard_positives = hard_positive(hot_cold(ranks=range(1, 10)), 1.05)
     """
-    if not isinstance(factor, jax.Array) and not np.all(np.asarray(factor) >= 1):
+    if not isinstance(factor, jax.core.Tracer) and not np.all(np.asarray(factor) >= 1):
         raise ValueError(f"factor must be 1 or more, got {factor}")
     if isinstance(attack, Stack):
         return Stack(jax.vmap(lambda single: hard_positive(single, jnp.asarray(factor, jnp.float32)))(attack.attack))
@@ -197,11 +199,13 @@ def pgd(
 def _hot_cold(
     direction: Any, rank: Any, ranks: Any, targets: Any, epsilon: Any, mask: Any, levels: Any, cold: Any
 ) -> Move | Stack:
+    if sum(choice is not None for choice in (rank, ranks, targets)) > 1:
+        raise ValueError(f"give one of rank, ranks and targets, got {rank}, {ranks} and {targets}")
     if ranks is not None:
-        if targets is not None:
-            raise ValueError("give ranks or targets, not both")
         return stack([_along_ray(HotCold(r, None, cold), direction, epsilon, mask, levels) for r in ranks])
-    objective = HotCold(rank, None, cold) if targets is None else HotCold(None, targets, cold)
+    objective = (
+        HotCold(None, targets, cold) if targets is not None else HotCold(1 if rank is None else rank, None, cold)
+    )
     return _along_ray(objective, direction, epsilon, mask, levels)
 
 

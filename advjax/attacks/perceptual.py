@@ -27,7 +27,7 @@ class PassAtLeast:
 
     Attributes:
       tau: least PASS, in (0, 1]; the paper uses 0.99 on ImageNet. A number, or one for each image [B].
-      levels: number of grey levels of the result; None: no rounding.
+      grid: how the result is rounded; None: not at all.
       steps: bisections of [0, 1].
 
     Example:
@@ -37,7 +37,7 @@ class PassAtLeast:
     """
 
     tau: Any = number()
-    levels: int | None = static(default=256)
+    grid: Quantise | None = Quantise(256, "inward")
     steps: int = static(default=10)
 
     def __post_init__(self) -> None:
@@ -47,11 +47,9 @@ class PassAtLeast:
             raise ValueError(f"steps must be 1 or more, got {self.steps}")
 
     def __call__(self, candidate: jax.Array, origin: jax.Array) -> jax.Array:
-        grid = None if self.levels is None else Quantise(self.levels, "inward")
-
         def at(share: jax.Array) -> jax.Array:
             image = origin + share * (candidate - origin)
-            return image if grid is None else grid(image, origin)
+            return image if self.grid is None else self.grid(image, origin)
 
         def holds(image: jax.Array) -> jax.Array:
             return pass_score(image, origin).score >= self.tau

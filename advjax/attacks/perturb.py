@@ -4,14 +4,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding
 
 from advjax.attacks.attack import Failure, Problem, Stack, is_fooled
 from advjax.attacks.checks import Flags, check_flags, check_inputs, flag_inputs, on_host
+from advjax.attacks.constraints import Quantise
 from advjax.attacks.perturbation import Perturbation
 from advjax.classifier import Classifier
 from advjax.fastcpu import accelerate
 from advjax.scores.norms import l0, l1, l2, linf
-from advjax.value import batch_axes
+from advjax.value import batch_axes, walk
 
 __all__ = ["perturb"]
 
@@ -26,7 +28,8 @@ def perturb(
     """Perturbs each image of a batch by `attack` so that `classifier` errs.
 
     Everything runs in one compiled program, which is reused for other weights, other numbers in the attack (epsilon,
-    factor, mask, target) and other images of the same shapes.  Images sharded over devices stay sharded.
+    factor, mask, target) and other images of the same shapes.  Images sharded over devices stay sharded.  Inside a
+    `jit` or `vmap` of your own the values cannot be read, and only types and shapes are checked.
 
     Args:
       attack: an attack (`fgs()`, `hot_cold(rank=2)`, ...) or a `stack` of attacks.
@@ -54,7 +57,9 @@ def perturb(
       [True, True]
     """
     keys = check_inputs(attack, classifier, images, labels, key)
-    result, flags = _run(attack, classifier, images, labels, keys)
+    # One integer type, so that another one is not another program.
+    arguments = (attack, classifier, images, labels.astype(jnp.int32), keys)
+    result, flags = _run(*jax.tree.map(_on_auto_axes, arguments))
     if on_host(flags):
         check_flags(attack, flags)
     return result
@@ -69,13 +74,17 @@ class _Outcome(NamedTuple):
 def _run(
     attack: Any, classifier: Classifier, images: jax.Array, labels: jax.Array, keys: jax.Array
 ) -> tuple[Perturbation, Flags]:
-    images, labels = jnp.asarray(images), jnp.asarray(labels).astype(jnp.int32)
+    given, labels = jnp.asarray(images), jnp.asarray(labels)
+    # Float error of a bit or two is allowed, but must not show in the result: the clean image is allowed exactly.
+    images = jnp.clip(given, 0.0, 1.0)
+    for part in walk(attack):
+        images = part.snap(images) if isinstance(part, Quantise) else images
     attack = jax.tree.map(lambda leaf: _as_dtype(leaf, images.dtype), attack)
     batch = images.shape[0]
     keys = jax.vmap(jax.random.fold_in, (None, 0))(keys, jnp.arange(batch)) if keys.ndim == 0 else keys
     if not isinstance(attack, Stack):
         outcome = accelerate(_attack_batch)(attack, classifier, images, labels, keys)
-        return outcome.perturbation, flag_inputs(images, labels, outcome.clean_logits)
+        return outcome.perturbation, flag_inputs(attack, given, labels, outcome.clean_logits)
 
     members, pairs = attack.attack, jax.tree.leaves(attack)[0].shape[0]
     # One image and all its attacks side by side in one long batch, so that a shard of images stays on its device.
@@ -88,7 +97,7 @@ def _run(
     ]
     outcome = accelerate(_attack_batch)(jax.tree.unflatten(structure, leaves), classifier, images_, labels_, keys_)
     split: Any = jax.tree.map(lambda array: jnp.moveaxis(array.reshape(batch, pairs, *array.shape[1:]), 1, 0), outcome)
-    return split.perturbation, flag_inputs(images, labels, split.clean_logits[0])
+    return split.perturbation, flag_inputs(attack, given, labels, split.clean_logits[0])
 
 
 def _attack_batch(
@@ -111,14 +120,9 @@ def _attack_one(attack: Any, classifier: Classifier, image: jax.Array, label: ja
     """The attack on one image [H, W, C], and the verdict on exactly the image that it returns."""
 
     def logits_of(image: jax.Array) -> jax.Array:
-        logits = classifier(image[None])
-        if logits.ndim != 2 or logits.shape[0] != 1 or logits.shape[1] < 2:
-            raise ValueError(
-                f"the classifier must return logits of shape [B, K] with K >= 2 classes, "
-                f"got {logits.shape} for a batch of 1"
-            )
-        return logits[0].astype(image.dtype)
+        return classifier(image[None])[0].astype(image.dtype)
 
+    _check_classifier(classifier, image)
     clean_logits = logits_of(image)
     problem = Problem(logits_of, image, label, clean_logits)
     state = attack.step(problem, attack.init(problem, key))
@@ -143,6 +147,32 @@ def _attack_one(attack: Any, classifier: Classifier, image: jax.Array, label: ja
         failure=jnp.where(success, Failure.NONE, failure).astype(jnp.int8),
     )
     return _Outcome(perturbation, clean_logits)
+
+
+def _check_classifier(classifier: Classifier, image: jax.Array) -> None:
+    batch = jax.ShapeDtypeStruct((1, *image.shape), image.dtype)
+    try:
+        logits = jax.eval_shape(classifier, batch)
+    except Exception as error:  # whatever the model, or its framework, says of images that it does not take
+        raise ValueError(f"the classifier cannot take images of shape [B, H, W, C] = {batch.shape}: {error}") from error
+    shape = getattr(logits, "shape", None)
+    if shape is None or len(shape) != 2 or shape[0] != 1 or shape[1] < 2:
+        got = type(logits).__name__ if shape is None else shape
+        raise ValueError(
+            f"the classifier must return logits of shape [B, K] with K >= 2 classes, got {got} for a batch of 1"
+        )
+
+
+def _on_auto_axes(array: Any) -> Any:
+    """An array sharded over explicit mesh axes, on the same devices over automatic ones, which `vmap` can map."""
+    sharding = getattr(array, "sharding", None)
+    if isinstance(array, jax.core.Tracer) or not isinstance(sharding, NamedSharding):
+        return array
+    mesh = sharding.mesh
+    if not isinstance(mesh, Mesh) or AxisType.Explicit not in mesh.axis_types:
+        return array
+    automatic = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+    return jax.device_put(array, NamedSharding(automatic, sharding.spec))
 
 
 def _as_dtype(leaf: Any, dtype: Any) -> jax.Array:

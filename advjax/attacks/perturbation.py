@@ -22,7 +22,8 @@ class Perturbation:
       prediction: the model's class for exactly the image returned.
       success: the clean image was answered rightly, the returned one is answered wrongly (by more than rounding
         error: see `is_fooled`).
-      scale: distance along the last ray, in units of the ray (linf units in [0, 1] for `fgs`, `fgv`, `hot_cold`).
+      scale: distance along the last ray, in units of the ray (linf units in [0, 1] for `fgs`, `fgv`, `hot_cold`),
+        before any last constraint (`Finish`).
       l0: number of pixel positions changed.
       l1, l2, linf: norms of the difference, in units of [0, 1].
       calls: evaluations of the model: forward passes, a gradient counting as one.
@@ -50,7 +51,7 @@ class Perturbation:
         """
         levels = np.asarray(self.image) * np.float32(255)
         rounded = np.round(levels)
-        if np.max(np.abs(levels - rounded), initial=0.0) > 1e-3:
+        if not np.all(np.abs(levels - rounded) <= 1e-3):
             raise ValueError(
                 "the images are not on the grid k/255, and rounding them could undo the attack; "
                 "make the attack with levels=256 (the default)"

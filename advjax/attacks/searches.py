@@ -4,6 +4,7 @@ A search is called as `search(candidate, fooled, active)` for one image: `candid
 that distance, `fooled(image)` asks the model, `active` is False where there is no direction.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -75,6 +76,11 @@ class Boundary:
 
     def __post_init__(self) -> None:
         check_not_negative("factor", self.factor)
+        if not 0 < self.start <= self.maximum < math.inf:
+            raise ValueError(f"start and maximum must be 0 < start <= maximum, got {self.start} and {self.maximum}")
+        # Narrower, and a section of two adjacent float32 numbers could be halved for ever.
+        if not 1e-6 <= self.tolerance <= 1:
+            raise ValueError(f"tolerance must be from 1e-6 to 1, got {self.tolerance}")
 
     def __call__(
         self,
@@ -82,7 +88,9 @@ class Boundary:
         fooled: Callable[[jax.Array], jax.Array],
         active: jax.Array,
     ) -> Found:
-        zero = jnp.zeros_like(jnp.asarray(self.factor))
+        factor = jnp.asarray(self.factor)
+        # Like `active`, so that in a user's `shard_map` the loop's carry varies over devices as its body does.
+        zero = jnp.zeros_like(active, dtype=factor.dtype)
         start, again = zero + self.start, zero + 1.5 * self.start
 
         class Section(NamedTuple):
@@ -109,7 +117,8 @@ class Boundary:
             high = jnp.where(s.found & ~hit, s.high, scale)
             return Section(low, high, s.step, s.found | hit, s.calls + 1)
 
-        section = Section(zero, zero, start, fooled(candidate(zero)), jnp.int32(1))
+        calls = jnp.ones_like(active, dtype=jnp.int32)
+        section = Section(zero, zero, start, fooled(candidate(zero)), calls)
         section = jax.lax.while_loop(unfinished, narrow, section)
         scale = jnp.where(section.found, section.high * self.factor, zero)
         return Found(candidate(scale), scale, section.calls, section.found)

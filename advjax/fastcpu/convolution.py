@@ -15,7 +15,7 @@ __all__ = ["convolution"]
 _FEW_CHANNELS = 4
 # Up to this many groups, each at least so wide, are computed one by one: networks stacked by `vmap`, ResNeXt.
 _FEW_GROUPS, _WIDE_GROUP = 32, 4
-# The forms below are unrolled over the taps of a small window: beyond this the program would only grow.
+# The matrix products hold every tap of a small window at once: beyond this they would only take memory.
 _MANY_TAPS = 128
 
 
@@ -46,6 +46,8 @@ def convolution(equation: JaxprEqn) -> Callable[..., jax.Array] | None:
     orders = zip(avals, (x_order, k_order, y_order), strict=True)
     x, k, y = ([aval.shape[i] for i in order] for aval, order in orders)
     groups = conv.feature_group_count * batch_groups
+    if 0 in (*x, *k, *y):
+        return None
     if groups <= _FEW_GROUPS and max(k[-2], k[-1] // groups) >= _WIDE_GROUP:
         pieces, conv = groups, conv._replace(feature_group_count=1)
     elif batch_groups == 1:
@@ -59,15 +61,19 @@ def convolution(equation: JaxprEqn) -> Callable[..., jax.Array] | None:
     def rewritten(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
         x = _pieces(lax.transpose(lhs, x_order), pieces, 0 if batch_groups > 1 else lhs.ndim - 1)
         k = _pieces(lax.transpose(rhs, k_order), pieces, rhs.ndim - 1)
-        y = lax.concatenate([form(conv, *pair) for pair in zip(x, k, strict=True)], lhs.ndim - 1)
+        y = lax.concatenate([lax.expand_dims(form(conv, *pair), [0]) for pair in zip(x, k, strict=True)], 0)
+        y = lax.transpose(y, [*range(1, y.ndim - 1), 0, y.ndim - 1])
+        y = y.reshape(*y.shape[:-2], -1)
         return lax.transpose(y, [y_order.index(i) for i in range(len(y_order))])
 
     return rewritten
 
 
 def _pieces(array: jax.Array, count: int, axis: int) -> list[jax.Array]:
-    size = array.shape[axis] // count
-    return [lax.slice_in_dim(array, i * size, (i + 1) * size, axis=axis) for i in range(count)]
+    """The groups along `axis`.  Brought to the front first, as `vmap` had them, so that XLA drops both transposes."""
+    array = array.reshape(*array.shape[:axis], count, -1, *array.shape[axis + 1 :])
+    array = lax.transpose(array, [axis, *range(axis), *range(axis + 1, array.ndim)])
+    return [lax.index_in_dim(array, i, keepdims=False) for i in range(count)]
 
 
 def _fastest(conv: _Convolution, x: Sequence[int], k: Sequence[int], y: Sequence[int], dtypes: set[str]) -> _Form:

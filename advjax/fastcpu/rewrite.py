@@ -1,5 +1,6 @@
 """Replace single equations of a jaxpr, nested ones included, by the equations of an equal function."""
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -58,7 +59,7 @@ class _Rewriter:
             inner = self.program(program.jaxpr)
             return program if inner is program.jaxpr else program.replace(jaxpr=inner)
         equations = [new for old in program.eqns for new in self._equation(old)]
-        same = len(equations) == len(program.eqns) and all(map(lambda a, b: a is b, equations, program.eqns))
+        same = len(equations) == len(program.eqns) and all(map(operator.is_, equations, program.eqns))
         return program if same else program.replace(eqns=equations)
 
     def _equation(self, equation: JaxprEqn) -> list[JaxprEqn]:
@@ -77,7 +78,7 @@ class _Rewriter:
             return self.program(value)
         if isinstance(value, tuple) and any(isinstance(item, (Jaxpr, ClosedJaxpr)) for item in value):
             new = tuple(self._parameter(item) for item in value)
-            return value if all(map(lambda a, b: a is b, new, value)) else new
+            return value if all(map(operator.is_, new, value)) else new
         return value
 
 

@@ -202,6 +202,24 @@ def test_reasons_of_failure(problem):
     np.testing.assert_array_equal(stuck.image, images)
 
 
+def test_a_gradient_that_is_not_finite_is_no_direction(tmp_path):
+    def rooted(weights, images):
+        return (
+            convolutional(weights, images)
+            + jnp.sqrt(images).sum((1, 2, 3), keepdims=True)[:, 0, 0] * jnp.arange(5.0)[None]
+        )
+
+    images = grid_images(0, (2, 8, 8, 1))
+    images[1, 0, 0, 0] = 0  # where the root has no gradient
+    images[0] = np.maximum(images[0], 1 / np.float32(255))
+    classifier = from_function(rooted, convolutional_weights())
+    for attack in (fgs(), fgv(), fgs(0.1), pgd(0.1, step_size=0.1, steps=2, random_start=False)):
+        result = perturb(attack, classifier, jnp.asarray(images), classifier(jnp.asarray(images)).argmax(-1))
+        assert np.isfinite(np.asarray(result.image)).all()
+        np.testing.assert_array_equal(result.image[1], images[1])
+        assert result.failure[1] == Failure.NO_DIRECTION
+
+
 def test_calls_are_counted(problem):
     # Clean logits, a gradient for each step, the verdict.
     assert set(np.asarray(perturb(fgs(0.1), *problem).calls)) == {3}
@@ -285,7 +303,8 @@ def test_a_stack_with_per_image_masks_and_keys(problem):
         (lambda: stack([hot_cold(ranks=(1, 2))]), "attacks must be single attacks"),
         (lambda: hard_positive(fgs(0.1), 1.05), "attack must search the boundary"),
         (lambda: hard_positive(fgs(), 0.9), "factor must be 1 or more"),
-        (lambda: hot_cold(ranks=(1, 2), targets=3), "give ranks or targets, not both"),
+        (lambda: hot_cold(ranks=(1, 2), targets=3), "give one of rank, ranks and targets"),
+        (lambda: Finish(hot_cold(ranks=(1, 2)), Box()), "attack must be a single attack, got a stack"),
         (lambda: Repeat(fgs(), 0), "steps must be an integer of 1 or more"),
         (lambda: BestOf(fgs(), 2.5), "restarts must be an integer of 1 or more"),
         (lambda: pgd(0.1, step_size=0.1, steps=2, random_start=False, restarts=3), "restarts must be 1 without"),

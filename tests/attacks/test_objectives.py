@@ -60,5 +60,9 @@ def test_a_target_equal_to_the_label_gives_no_direction():
 def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="rank must be 1"):
         HotCold(0)
+    with pytest.raises(ValueError, match="give either rank or target"):
+        HotCold(1, 2)
+    with pytest.raises(ValueError, match="rank must hold integers"):
+        HotCold(1.5)
     with pytest.raises(ValueError, match='cold must be "paper" or "abs"'):
         HotCold(1, None, "warm")

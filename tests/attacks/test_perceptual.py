@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from advjax import fgs, from_function, perturb
-from advjax.attacks import Both, Box, CrossEntropy, Finish, Fixed, LinfBall, Move, PassAtLeast, Repeat, Sign
+from advjax.attacks import Both, Box, CrossEntropy, Finish, Fixed, LinfBall, Move, PassAtLeast, Quantise, Repeat, Sign
 from advjax.scores import pass_score
 from tests.models_for_tests import convolutional, convolutional_weights
 
@@ -20,19 +20,19 @@ def images():
     return jnp.asarray(np.round(127 + 100 * np.stack(waves))[..., None] / 255, jnp.float32)
 
 
-@pytest.mark.parametrize("levels", [256, None])
-def test_the_result_holds_and_lies_on_the_ray(images, levels):
+@pytest.mark.parametrize("grid", [Quantise(256, "inward"), None])
+def test_the_result_holds_and_lies_on_the_ray(images, grid):
     noise = np.random.default_rng(0).choice([-1, 1], images.shape)
     candidates = jnp.clip(
         images + jnp.asarray(noise * np.array([0.3, 0.2, 0.1, 0.001]).reshape(4, 1, 1, 1), jnp.float32), 0, 1
     )
-    constraint = PassAtLeast(0.9, levels)
+    constraint = PassAtLeast(0.9, grid)
     result = jax.jit(jax.vmap(constraint))(candidates, images)
     scores = np.asarray(pass_score(result, images).score)
     assert np.all(scores >= 0.9 - 1e-6)
     # The first three are pulled back to the bar, not to the original; the last one stays.
     assert np.all(scores[:3] < 0.95)
-    if levels is None:
+    if grid is None:
         np.testing.assert_array_equal(result[3], candidates[3])
         share = np.asarray(result - images).reshape(4, -1) / np.asarray(candidates - images).reshape(4, -1)
         np.testing.assert_allclose(share, share.mean(1, keepdims=True) * np.ones_like(share), atol=1e-3)

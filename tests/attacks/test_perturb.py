@@ -38,6 +38,9 @@ def traced():
         [lambda: hot_cold(targets=1), lambda: hot_cold(targets=2)],
         [lambda: hot_cold(ranks=(1, 2)), lambda: hot_cold(ranks=(3, 4))],
         [lambda: pgd(0.1, **PGD), lambda: pgd(0.2, **PGD)],
+        # Numbers of JAX instead of Python's.
+        [lambda: fgs(0.1), lambda: fgs(jnp.asarray(0.2))],
+        [lambda: hot_cold(1), lambda: hot_cold(jnp.asarray(2))],
     ],
 )
 def test_nothing_that_keeps_its_shape_is_traced_again(calls, traced):
@@ -81,13 +84,15 @@ def test_alone_in_a_batch_and_on_eight_devices(attack):
         np.testing.assert_allclose(alone.image, batch.image[..., one, :, :, :], atol=1e-5)
 
 
-def test_sharded_images_stay_sharded():
+@pytest.mark.parametrize("axes", [jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit])
+@pytest.mark.parametrize("attack", [pgd(0.1, **PGD), hot_cold(ranks=(1, 2))], ids=["pgd", "stack"])
+def test_sharded_images_stay_sharded(attack, axes):
     classifier = from_function(convolutional, convolutional_weights())
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(axes,))
     shards = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     images, labels = jax.device_put((IMAGES, LABELS), shards)
-    result = perturb(pgd(0.1, **PGD), classifier, images, labels, jax.random.key(0))
-    assert {shard.data.shape for shard in result.image.addressable_shards} == {(1, 8, 8, 1)}
+    result = perturb(attack, classifier, images, labels, jax.random.key(0))
+    assert {shard.data.shape[-4:] for shard in result.image.addressable_shards} == {(1, 8, 8, 1)}
 
 
 @pytest.mark.parametrize("kind", ["nnx", "linen"])
@@ -124,6 +129,26 @@ def test_an_attack_is_mapped_over():
     np.testing.assert_allclose(sweep.max(-1), [25 / 255, 51 / 255], atol=1e-6)
 
 
+def test_ranks_and_targets_are_mapped_over():
+    classifier = from_function(convolutional, convolutional_weights())
+    for build in (hot_cold, lambda target: hot_cold(targets=target)):
+        mapped = jax.vmap(lambda n, build=build: perturb(build(n), classifier, IMAGES, LABELS).linf)(jnp.array([1, 2]))
+        np.testing.assert_allclose(mapped[1], perturb(build(2), classifier, IMAGES, LABELS).linf, atol=1e-6)
+
+
+def test_inside_a_users_shard_map():
+    classifier = from_function(convolutional, convolutional_weights())
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.sharding.PartitionSpec("data")
+    for attack in (fgs(), pgd(0.1, random_start=False, **PGD)):
+        run = jax.shard_map(
+            lambda images, labels, attack=attack: perturb(attack, classifier, images, labels).image,
+            mesh=mesh, in_specs=(split, split), out_specs=split,
+        )  # fmt: skip
+        expected = perturb(attack, classifier, IMAGES, LABELS).image
+        np.testing.assert_allclose(jax.jit(run)(IMAGES, LABELS), expected, atol=1.01 / 255)
+
+
 def test_numpy_images_and_labels_are_taken():
     classifier = from_function(convolutional, convolutional_weights())
     np.testing.assert_array_equal(
@@ -138,4 +163,7 @@ def test_float64_where_it_is_enabled():
         images = jnp.asarray(np.round(np.asarray(IMAGES, np.float64) * 255) / 255)
         result = perturb(pgd(0.1, **PGD), from_function(convolutional, weights), images, LABELS, jax.random.key(0))
         assert result.image.dtype == jnp.float64
+        single = perturb(pgd(1.0, norm="l1", **PGD), from_function(convolutional, convolutional_weights()),
+                         IMAGES, LABELS, jax.random.key(0))  # fmt: skip
+        assert single.image.dtype == jnp.float32
         np.testing.assert_array_equal(result.image, np.round(np.asarray(result.image) * 255) / 255)

@@ -72,3 +72,7 @@ def test_bad_settings_are_refused():
         Fixed(-0.1)
     with pytest.raises(ValueError, match="factor must not be negative"):
         Boundary(-1.0)
+    with pytest.raises(ValueError, match="start and maximum must be"):
+        Boundary(start=0.0)
+    with pytest.raises(ValueError, match="tolerance must be from 1e-6"):
+        Boundary(tolerance=0.0)

@@ -58,7 +58,7 @@ def configurations(draw):
     }
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(configurations())
 def test_random_convolutions(configuration):
     parameters = dict(configuration)
@@ -124,6 +124,27 @@ def test_transposed_convolution(rng):
 
     x, k = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((2, 6, 6, 8), (3, 3, 8, 3)))
     assert_same_gradients(function, x, k)
+
+
+def test_empty_batch():
+    x, k = jnp.zeros((0, 1, 8, 8)), jnp.ones((4, 1, 3, 3))
+    gradient = jax.grad(lambda x: lax.conv(x, k, (1, 1), "VALID").sum())
+    assert jax.jit(accelerate(gradient))(x).shape == x.shape
+
+
+def test_double_precision(rng):
+    """64-bit indices and values, where a program asks for them."""
+    with jax.enable_x64(True):
+        x, k = jnp.asarray(rng.normal(size=(2, 8, 8, 1))), jnp.ones((5, 5, 1, 20), "float32")
+
+        def total(x, k):
+            return lax.conv_general_dilated(x, k, (1, 1), "VALID", dimension_numbers=LAYOUTS[0]).sum()
+
+        gradients = jax.grad(total, (0, 1))
+
+        for x_ in (x.astype("float32"), x):
+            k_ = k.astype(x_.dtype)
+            assert_close(jax.jit(accelerate(gradients))(x_, k_), jax.jit(gradients)(x_, k_))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

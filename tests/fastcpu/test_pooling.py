@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
@@ -24,6 +24,7 @@ def both(function, operand):
     return jax.jit(accelerate(function))(operand), jax.jit(function)(operand)
 
 
+@settings(max_examples=12)
 @given(
     window=st.lists(st.integers(1, 3), min_size=3, max_size=3),
     size=st.lists(st.integers(3, 7), min_size=3, max_size=3),

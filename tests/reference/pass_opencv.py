@@ -44,13 +44,19 @@ def ssim(image, template, padding="valid"):
     return mean if padding == "valid" else full.mean()
 
 
-def correlation(image, template, matrix):
-    """One referee for everybody's warps: ECC as OpenCV evaluates it (its blur, border and nearest mask)."""
+def correlation(image, template, matrix, border=cv2.BORDER_REPLICATE):
+    """One referee for everybody's warps: ECC with OpenCV's blur and nearest mask, whoever found the warp.
+
+    OpenCV itself interpolates towards 0 at the border (cv2.BORDER_CONSTANT), inside its mask too: a bright
+    photograph gets a dark rim there, for which it scores the true warp below others.
+    """
     image, template = (cv2.GaussianBlur(a, (5, 5), 0) for a in (image, template))
-    size = image.shape[1::-1]
+    options = {"M": np.float32(matrix), "dsize": image.shape[1::-1]}
     flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-    valid = cv2.warpPerspective(np.ones_like(image), np.float32(matrix), size, flags=flags) > 0
-    a, b = warp(image, matrix)[valid].astype(np.float64), template[valid].astype(np.float64)
+    valid = cv2.warpPerspective(np.ones_like(image), flags=flags, **options) > 0
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    warped = cv2.warpPerspective(image, flags=flags, borderMode=border, **options)
+    a, b = warped[valid].astype(np.float64), template[valid].astype(np.float64)
     a, b = a - a.mean(), b - b.mean()
     norm = np.sqrt((a @ a) * (b @ b))
     return a @ b / norm if norm > 0 else 0.0
@@ -106,3 +112,9 @@ def shifted(image, x, y):
     """By (x, y) pixels, bilinear, 0 outside, on the grid."""
     height, width = image.shape
     return on_grid(cv2.warpAffine(image, np.float64([[1, 0, x], [0, 1, y]]), (width, height)))
+
+
+def score_block(block):
+    """[(PASS, warp, correlation)] of a block (images, templates) of [B, H, W]: what a worker process runs."""
+    cv2.setNumThreads(1)
+    return [score(image, template) for image, template in zip(*block, strict=True)]

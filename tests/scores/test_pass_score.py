@@ -8,7 +8,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from advjax.scores import PassScore, pass_score, pass_scores, ssim
 from advjax.scores.pass_score import _jitted_score
-from tests.reference import pass_opencv
+from tests.reference import pass_opencv, photographs
 from tests.scores.test_ecc import pairs, scene
 
 
@@ -148,3 +148,63 @@ def test_refuses():
         pass_score(image[None], image)
     with pytest.raises(TypeError, match="perturbed: expected floats"):
         pass_score(image.astype(jnp.uint8), image)
+
+
+def _adversarial_and_moved(count):
+    """MNIST test digits under random raw and signed noise (as attacks leave it), Gaussian noise, rotation, shift."""
+    from advjax.data import load, to_float
+
+    rng = np.random.default_rng(0)
+    digits = np.asarray(to_float(load("mnist", "test").images[:count]))[..., 0]
+    signs = rng.choice([-1.0, 1.0], digits.shape)
+    strokes = digits * rng.normal(size=digits.shape)
+    return digits, {
+        "signed": pass_opencv.on_grid(digits + 0.14 * signs),
+        "raw": pass_opencv.on_grid(digits + 0.2 * strokes),
+        "noisy": pass_opencv.on_grid(digits + rng.normal(0, 0.1, digits.shape)),
+        "rotated": np.stack([pass_opencv.rotated(x, rng.uniform(-15, 15)) for x in digits]),
+        "shifted": np.stack([pass_opencv.shifted(x, *rng.uniform(-2, 2, 2)) for x in digits]),
+    }
+
+
+def _compare(perturbed, original):
+    """Shares, where OpenCV converges: ECC no 1e-3 below its, PASS no 0.01 below its, PASS within 0.01."""
+    found = pass_score(jnp.asarray(perturbed[..., None]), jnp.asarray(original[..., None]))
+    assert bool(jnp.isfinite(found.score).all())
+    better, gain = [], []
+    for k, (image, template) in enumerate(zip(perturbed, original, strict=True)):
+        score, warp, _ = pass_opencv.score(image, template)
+        if score is not None:
+            judge = [pass_opencv.correlation(image, template, w) for w in (found.alignment.warp[k], warp)]
+            better.append(judge[0] - judge[1])
+            gain.append(float(found.score[k]) - score)
+    better, gain = np.array(better), np.array(gain)
+    return np.mean(better >= -1e-3), np.mean(gain >= -0.01), np.mean(np.abs(gain) <= 0.01)
+
+
+@pytest.mark.mnist
+@pytest.mark.slow
+def test_bars_on_mnist():
+    digits, kinds = _adversarial_and_moved(200)
+    shares = {kind: _compare(perturbed, digits) for kind, perturbed in kinds.items()}
+    ecc, score, _ = np.mean(list(shares.values()), 0)
+    assert ecc >= 0.99
+    assert score >= 0.99
+    for kind in ("signed", "raw", "noisy"):
+        assert shares[kind][2] >= 0.95
+    for kind in ("rotated", "shifted"):
+        assert shares[kind][1] >= 0.95
+
+
+@pytest.mark.slow
+def test_bars_on_photographs():
+    """scikit-image's own, or the folder that ADVJAX_IMAGENET_SAMPLES names, at 224 x 224."""
+    pictures = photographs.from_folder(100, 224)
+    pictures = photographs.bundled(224) if pictures is None else pictures
+    rng = np.random.default_rng(1)
+    warps = [pass_opencv.random_homography(rng, 224, 224, 0.01) for _ in pictures]
+    moved = np.stack([pass_opencv.moved(*pair) for pair in zip(pictures, warps, strict=True)])
+    moved = pass_opencv.on_grid(moved + rng.normal(0, 0.02, moved.shape))
+    ecc, score, _ = _compare(moved, pictures)
+    assert ecc >= 0.99
+    assert score >= 0.99
