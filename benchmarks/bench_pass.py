@@ -287,9 +287,9 @@ def main() -> None:
         "",
         "## Accuracy on the same pairs",
         "",
-        "Shares of the pairs on which OpenCV finds a warp. ECC of both warps by one referee, with OpenCV's blur and mask "
-        "and the border repeated; and once more with OpenCV's interpolation towards 0 at the border, which puts a dark "
-        f"rim on a bright picture and so prefers other warps to the true one. {note}",
+        "Shares of the pairs on which OpenCV finds a warp. ECC of both warps by one referee, with OpenCV's blur and "
+        "mask and the border repeated; and once more with OpenCV's interpolation towards 0 at the border, which puts a "
+        f"dark rim on a bright picture and so prefers other warps to the true one. {note}",
         "",
         *ACCURACY_HEAD,
         *digits_rows,

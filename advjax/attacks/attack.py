@@ -120,11 +120,9 @@ class Move:
             return self.objective(problem.logits(image), problem.label, problem.clean_logits)
 
         key, direction_key = jax.random.split(state.key)
-        ray, direction = self.direction.update(
-            jax.grad(climbed)(state.image), state.direction, state.image, key=direction_key
-        )
-        # No part of a ray that is not finite means anything, and 0 times infinity would be NaN even for no step.
-        ray = jnp.where(jnp.all(jnp.isfinite(ray)), ray, jnp.zeros_like(ray))
+        gradient = _finite(jax.grad(climbed)(state.image))
+        ray, direction = self.direction.update(gradient, state.direction, state.image, key=direction_key)
+        ray = _finite(ray)
         active = jnp.any(ray != 0)
         found = self.search(
             candidate=lambda scale: self.constraint(state.image + scale * ray, problem.image),
@@ -257,6 +255,11 @@ def stack(attacks: Sequence[Any]) -> Stack:
         raise ValueError("attacks must have one structure and differ in their numbers only")
     stacked = [jnp.stack(each) for each in zip(*leaves, strict=True)]
     return Stack(jax.tree.unflatten(structures[0], stacked))
+
+
+def _finite(array: jax.Array) -> jax.Array:
+    """Zeros where anything is not finite: the rest means nothing, and 0 times infinity is NaN even for no step."""
+    return jnp.where(jnp.all(jnp.isfinite(array)), array, jnp.zeros_like(array))
 
 
 def _check_single(attack: Any) -> None:

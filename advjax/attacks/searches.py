@@ -47,8 +47,10 @@ class Fixed:
         check_not_negative("epsilon", self.epsilon)
 
     def __call__(self, candidate: Any, fooled: Any, active: jax.Array) -> Found:
-        scale = jnp.asarray(self.epsilon)
-        return Found(candidate(scale), scale, jnp.int32(0), jnp.bool_(True))
+        epsilon = jnp.asarray(self.epsilon)
+        # Like `active`: see `Boundary`.
+        scale = epsilon + jnp.zeros_like(active, dtype=epsilon.dtype)
+        return Found(candidate(scale), scale, jnp.zeros_like(active, dtype=jnp.int32), jnp.ones_like(active))
 
 
 @value
