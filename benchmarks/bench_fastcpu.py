@@ -25,7 +25,7 @@ from jax import lax
 
 from advjax.fastcpu import accelerate
 
-REPEATS = 5
+REPEATS = 3
 STEPS, TRAINING_STEPS, BATCH, NETWORKS = 40, 20, 64, 3
 STEP_SIZE, RADIUS, RATE, MOMENTUM = 0.01, 0.3, 0.01, 0.9
 SHAPES = [(5, 5, 1, 20), (20,), (5, 5, 20, 50), (50,), (800, 500), (500,), (500, 10), (10,)]

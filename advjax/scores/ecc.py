@@ -98,7 +98,7 @@ def ecc_align(
     Maximization", 2008; OpenCV, modules/video/src/ecc.cpp.
 
     >>> import jax.numpy as jnp
-    >>> y, x = jnp.mgrid[:24, :24] - 12.0
+    >>> x, y = jnp.meshgrid(jnp.arange(-12.0, 12), jnp.arange(-12.0, 12))
     >>> blob = lambda x, y: jnp.exp(-(x**2 + 2 * y**2) / 18)[..., None]
     >>> found = ecc_align(blob(x - 1.5, y), blob(x, y), "translation")
     >>> [round(float(v), 2) for v in found.warp[0]], bool(found.converged)

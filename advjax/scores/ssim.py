@@ -36,6 +36,9 @@ def ssim(perturbed: jax.Array, original: jax.Array, *, padding: Literal["valid",
     needs values beyond the border ("same": mirrored about the edge, as SciPy and scikit-image filter). An
     attack whose noise lies in a flat border scores far lower under "same": always name the one used.
 
+    The gradient is finite everywhere; dm-pix takes that of the covariance as 0 where the covariance is
+    exactly 0, that is in windows that are flat in either image.
+
     Args:
       perturbed: floats [..., H, W, C] in [0, 1].
       original: of the same shape. The score is symmetric.

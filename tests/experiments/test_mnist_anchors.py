@@ -16,7 +16,7 @@ from experiments.hard_positives.networks import classifiers, fresh, key_of, on_d
 
 pytestmark = [pytest.mark.mnist, pytest.mark.slow]
 
-# Mean L2 a pixel, linf and median scale in grey levels, mean PASS with "valid" and "same" padding.
+# Mean L2 a pixel and linf in grey levels, mean PASS with "valid" and "same" padding.
 ANCHORS = {
     "FGS": (fgs(), 30.5, 41.0, 0.692, 0.416),
     "FGV": (fgv(), 18.9, 109.9, 0.786, 0.756),
@@ -28,46 +28,47 @@ ANCHORS = {
 
 
 @pytest.fixture(scope="module")
-def lenet():
-    """One LeNet after Caffe's 10,000 iterations, and the training and test digits."""
-    config = dataclasses.replace(PRESETS["cpu"], bases=1)
+def lenets():
+    """The three LeNets of the paper's experiment after Caffe's 10,000 iterations, and the digits."""
+    config = dataclasses.replace(PRESETS["cpu"], bases=3)
     train, test = load("mnist", "train"), load("mnist", "test")
     pool = on_device([train.images], [train.labels], len(train.images))
+    everything = [np.arange(len(train.images))] * 3
     states, _ = trainer(config).fit(
-        fresh(config, "base", 1), pool, [np.arange(len(train.images))], config.base_iterations, key_of(config, "base")
+        fresh(config, "base", 3), pool, everything, config.base_iterations, key_of(config, "base")
     )
     return states, train, test
 
 
-def test_error_after_ten_thousand_iterations(lenet):
-    states, _, test = lenet
-    error = 100 * np.mean(predict(states, test.images)[0] != test.labels)
-    assert 0.7 <= error <= 1.1
-
-
-@pytest.fixture(scope="module")
-def digits(lenet):
-    """The classifier and 1,000 training digits that it gets right."""
-    states, train, _ = lenet
-    right = np.flatnonzero(predict(states, train.images[:1100])[0] == train.labels[:1100])[:1000]
-    return classifiers(states)[0], jnp.asarray(to_float(train.images[right])), jnp.asarray(train.labels[right])
+def test_error_after_ten_thousand_iterations(lenets):
+    states, _, test = lenets
+    errors = 100 * np.mean(predict(states, test.images) != test.labels[None], axis=1)
+    assert np.all((errors >= 0.7) & (errors <= 1.1)), errors
 
 
 @pytest.mark.parametrize("name", ANCHORS)
-def test_attacks_succeed_at_the_distances_measured_before(name, digits):
-    classifier, images, labels = digits
-    attack, l2, linf, valid, same = ANCHORS[name]
-    result = perturb(attack, classifier, images, labels)
-    success = np.asarray(result.success)
-    assert success.mean() >= 0.995
-    # Success is true on re-classification of the 8-bit images, for all of them.
-    read = jnp.asarray(result.to_uint8().astype(np.float32) / np.float32(255))
-    np.testing.assert_array_equal(read, result.image)
-    again = np.asarray(jax.jit(classifier)(read).argmax(-1))
-    assert np.all(again[success] != np.asarray(labels)[success])
-    assert 255 * np.asarray(result.l2)[success].mean() / 28 == pytest.approx(l2, rel=0.05)
-    assert 255 * np.asarray(result.linf)[success].mean() == pytest.approx(linf, rel=0.05)
-    some = np.flatnonzero(success)[:300]
-    for padding, expected in (("valid", valid), ("same", same)):
-        score = np.asarray(pass_score(result.image[some], images[some], padding=padding).score)
-        assert score.mean() == pytest.approx(expected, rel=0.05)
+def test_attacks_succeed_at_the_distances_measured_before(name, lenets):
+    # Networks differ by a few percent: one alone may be 6 % off, the mean of three is not.
+    states, train, _ = lenets
+    attack, *expected = ANCHORS[name]
+    predictions = predict(states, train.images[:1100])
+    measured = []
+    for classifier, prediction in zip(classifiers(states), predictions, strict=True):
+        right = np.flatnonzero(prediction == train.labels[:1100])[:1000]
+        images, labels = jnp.asarray(to_float(train.images[right])), jnp.asarray(train.labels[right])
+        result = perturb(attack, classifier, images, labels)
+        success = np.asarray(result.success)
+        assert success.mean() >= 0.995
+        # Success is true on re-classification of the 8-bit images, for all of them.
+        read = jnp.asarray(to_float(result.to_uint8()))
+        np.testing.assert_array_equal(read, result.image)
+        again = np.asarray(jax.jit(classifier)(read).argmax(-1))
+        assert np.all(again[success] != np.asarray(labels)[success])
+        some = np.flatnonzero(success)[:300]
+        scores = [
+            np.asarray(pass_score(result.image[some], images[some], padding=padding).score).mean()
+            for padding in ("valid", "same")
+        ]
+        distances = 255 * np.asarray(result.l2)[success].mean() / 28, 255 * np.asarray(result.linf)[success].mean()
+        measured.append([*distances, *scores])
+    np.testing.assert_allclose(np.mean(measured, axis=0), expected, rtol=0.05)

