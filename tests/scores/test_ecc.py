@@ -124,12 +124,13 @@ def test_never_below_no_alignment(seed, motion):
 
 
 def test_queue_is_invisible(monkeypatch):
-    """A slot for each pair, five slots, one pair alone, leading axes, vmap: the same result."""
+    """A slot for each pair, five slots, one slot, one pair alone, leading axes, vmap: the same result."""
     images, templates = map(jnp.asarray, pairs(24))
     whole = ecc_align(images, templates)
-    monkeypatch.setattr(ecc_iteration, "_PIXELS_AT_ONCE", 5 * 28 * 28)
-    queued = jax.jit(lambda a, b: align(a, b, 100, 1e-6, ecc_iteration.Settings()))(images, templates)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), queued, whole)
+    for slots in (5, 1):
+        monkeypatch.setattr(ecc_iteration, "_PIXELS_AT_ONCE", slots * 28 * 28)
+        queued = jax.jit(lambda a, b: align(a, b, 100, 1e-6, ecc_iteration.Settings()))(images, templates)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), queued, whole)
     monkeypatch.undo()
     nested = ecc_align(images.reshape(2, 12, 28, 28, 1), templates.reshape(2, 12, 28, 28, 1))
     assert nested.warp.shape == (2, 12, 3, 3)
