@@ -126,7 +126,7 @@ def test_gradient_is_exact_where_the_alignment_has_converged():
 
 
 def test_gradient_is_finite():
-    """Also where nothing can be aligned; in float32, image by image under vmap as an attack takes it, and in a batch."""
+    """Also where nothing can be aligned; in float32, image by image under vmap as attacks take it, and in a batch."""
     images, templates = pairs(4, noise=0.1)
     flat = np.zeros_like(images[:1])
     perturbed = jnp.asarray(np.concatenate([images, flat, flat + 1, templates[:1]]))
