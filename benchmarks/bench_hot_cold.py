@@ -17,7 +17,7 @@ from advjax.data import load, to_float
 from advjax.training import predict
 from experiments.hard_positives.config import PRESETS
 from experiments.hard_positives.networks import classifiers, fresh, key_of, on_device, trainer
-from experiments.hard_positives.store import hardware, versions
+from experiments.store import hardware, versions
 
 REPEATS = 3
 

@@ -15,7 +15,10 @@ from advjax.fastcpu import accelerate
 from advjax.scores.norms import l0, l1, l2, linf
 from advjax.value import batch_axes, walk
 
-__all__ = ["perturb"]
+__all__ = ["IMAGE_AXIS", "perturb"]
+
+# The name of the mapped axis, for a model whose images depend on one another (batch statistics in training mode).
+IMAGE_AXIS = "images"
 
 
 def perturb(
@@ -109,7 +112,7 @@ def _attack_batch(
     def on_image(leaves: list[Any], image: jax.Array, label: jax.Array, key: jax.Array) -> _Outcome:
         return _attack_one(jax.tree.unflatten(structure, leaves), classifier, image, label, key)
 
-    return jax.vmap(on_image, in_axes=(axes, 0, 0, 0))(leaves, images, labels, keys)
+    return jax.vmap(on_image, in_axes=(axes, 0, 0, 0), axis_name=IMAGE_AXIS)(leaves, images, labels, keys)
 
 
 def _merge(array: jax.Array) -> jax.Array:

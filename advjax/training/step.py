@@ -1,17 +1,21 @@
-"""One descent step as a pure function of state, batch and key."""
+"""One step of training as a pure function of state, batch and key: perturb the batch, then descend."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from advjax.attacks import Stack, perturb
+from advjax.attacks.perturb import IMAGE_AXIS
+from advjax.classifier import Classifier, from_nnx
 from advjax.data.transforms import to_float
-from advjax.training.state import TrainState
+from advjax.training.state import TrainState, to_model
+from advjax.value import static, value
 
-__all__ = ["Batch", "Metrics", "Step", "train_step"]
+__all__ = ["Batch", "Loss", "Metrics", "Step", "cross_entropy", "train_step"]
 
 
 class Batch(NamedTuple):
@@ -30,46 +34,89 @@ class Metrics(NamedTuple):
 
 
 Step: TypeAlias = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
+Loss: TypeAlias = Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
-def train_step(optimizer: optax.GradientTransformation, *, axis_name: str | None = None) -> Step:
-    """The step `(state, batch, key) -> (state, metrics)` that descends the mean cross-entropy of a batch:
+def cross_entropy(model: Any, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The losses [B] `-log softmax(h(x))_y` of images [B, H, W, C] with labels [B], and the logits h [B, K].
 
-        g = grad_theta 1/B sum_i J(theta, x_i, y_i),   theta <- theta + update(g),   J = -log softmax(h(x))_y
+    >>> losses, logits = cross_entropy(lambda x: x.reshape(1, 2), jnp.zeros((1, 1, 1, 2)), jnp.array([0]))
+    >>> losses.tolist()
+    [0.6931471824645996]
+    """
+    logits = model(images)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels), logits
 
-    The network runs in training mode: batch statistics move, and the random streams (dropout) start anew from
-    `key`. The metrics are those of the network before the update.
+
+def train_step(
+    optimizer: optax.GradientTransformation,
+    *,
+    loss: Loss = cross_entropy,
+    attack: Any = None,
+    mix: float = 0.0,
+    attack_mode: Literal["eval", "train"] = "eval",
+    axis_name: str | None = None,
+) -> Step:
+    """The step `(state, batch, key) -> (state, metrics)`: perturb the batch, then descend the mean loss
+
+        J(theta) = mix 1/B sum_i J(theta, x_i, y_i) + (1 - mix) 1/B sum_i J(theta, x~_i, y_i),
+        theta <- theta + update(grad_theta J),
+
+    with x~ made by `attack` from the present theta and held fixed in the gradient. Without an attack it is ordinary
+    training; with `steepest(norm, radius)` it is Algorithm 1 of Shaham et al. 2015, with mix=0.5 and `fgs(epsilon)` the
+    training of Goodfellow et al. 2015, with `localized_pgd(region, ...)` that of Rothberg et al.
+
+    The network descends in training mode: batch statistics move, and the random streams (dropout) start anew from
+    `key`. The metrics are those of the network before the update: the objective, and the right answers for the images
+    that the attack made (without an attack, for the images given).
 
     Args:
         optimizer: an optax transformation; its state must have been made by `create` with the same one.
+        loss: `(model, images, labels) -> (losses [B], logits [B, K])`, the model in training mode.
+        attack: an attack, as for `perturb`; None trains on the images as they are.
+        mix: the weight of the clean images' loss beside that of the attacked ones, in [0, 1).
+        attack_mode: "eval" attacks the network as it will be used; "train" attacks it in training mode, with the
+            statistics of the batch and fresh dropout masks, and lets its running averages see that pass too, as the
+            scripts of Shaham et al. do. Batch statistics tie the images of a batch together: the gradient is then that
+            of the whole batch's loss.
         axis_name: under `pmap` or `vmap` with this axis, the gradients and batch statistics are averaged and
-            the metrics summed over it, so that S devices with B/S images each make one device's step with B.
+            the metrics summed over it, so that S devices with B/S images each make one device's step with B. (A
+            `BatchNorm` normalises by its own device's images, unless it was made with this `axis_name` too.)
 
+    Raises:
+        ValueError: mix is not in [0, 1) or comes without an attack; attack_mode is unknown; attack is a stack.
+
+    >>> from advjax.attacks import steepest
     >>> from advjax.training.state import create
     >>> optimizer = optax.sgd(0.1)
     >>> model = nnx.Sequential(lambda x: x.reshape(x.shape[0], -1), nnx.Linear(4, 3, rngs=nnx.Rngs(0)))
     >>> batch = Batch(jnp.ones((5, 2, 2, 1)), jnp.zeros(5, jnp.int32))
-    >>> state, metrics = train_step(optimizer)(create(model, optimizer), batch, jax.random.key(0))
+    >>> step = train_step(optimizer, attack=steepest("linf", 0.1))
+    >>> state, metrics = step(create(model, optimizer), batch, jax.random.key(0))
     >>> int(state.step), float(metrics.examples)
     (1, 5.0)
     """
+    _check(attack, mix, attack_mode)
 
     def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
-        image = batch.image
-        if image.dtype == jnp.uint8:
-            image = to_float(image)
+        clean = to_float(batch.image) if batch.image.dtype == jnp.uint8 else batch.image
+        attack_key, adversarial_key, clean_key = jax.random.split(key, 3)
+        images, rest = clean, state.rest
+        if attack is not None:
+            # Outside the gradient below: nothing is differentiated through the attack.
+            images = _perturbed(state, attack, attack_mode, clean, batch.label, attack_key, axis_name)
+        if attack is not None and attack_mode == "train":
+            _, _, rest = _forward(loss, state, state.params, rest, clean, batch.label, clean_key, axis_name)
 
-        def loss(params: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
-            model = nnx.merge(state.graphdef, params, state.rest, copy=True)
-            model.train()
-            _reseed(model, key)
-            logits = model(image)
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.label)
+        def objective(params: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
+            losses, logits, after = _forward(loss, state, params, rest, images, batch.label, adversarial_key, axis_name)
+            if mix:
+                on_clean, _, after = _forward(loss, state, params, after, clean, batch.label, clean_key, axis_name)
+                losses = mix * on_clean + (1.0 - mix) * losses
             correct = jnp.sum(jnp.argmax(logits, -1) == batch.label, dtype=jnp.float32)
-            metrics = Metrics(jnp.sum(losses), correct, jnp.float32(losses.size))
-            return jnp.mean(losses), (nnx.state(model, nnx.Not(nnx.Param)), metrics)
+            return jnp.mean(losses), (after, Metrics(jnp.sum(losses), correct, jnp.float32(losses.size)))
 
-        grads, (rest, metrics) = jax.grad(loss, has_aux=True)(state.params)
+        grads, (rest, metrics) = jax.grad(objective, has_aux=True)(state.params)
         if axis_name is not None:
             grads, rest = jax.tree.map(lambda leaf: _mean_over(leaf, axis_name), (grads, rest))
             metrics = jax.lax.psum(metrics, axis_name)
@@ -78,6 +125,77 @@ def train_step(optimizer: optax.GradientTransformation, *, axis_name: str | None
         return TrainState(state.step + 1, params, rest, opt_state, state.graphdef), metrics
 
     return step
+
+
+def _forward(
+    loss: Loss,
+    state: TrainState,
+    params: Any,
+    rest: Any,
+    images: jax.Array,
+    labels: jax.Array,
+    key: jax.Array,
+    axis_name: str | None,
+) -> tuple[jax.Array, jax.Array, Any]:
+    """Losses, logits, and the other variables after one pass in training mode."""
+    model = nnx.merge(state.graphdef, params, rest, copy=True)
+    model.train()
+    # Devices that share a step draw different masks for their different images.
+    _reseed(model, key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name)))
+    losses, logits = loss(model, images, labels)
+    moved = nnx.state(model, nnx.Not(nnx.Any(nnx.Param, nnx.RngState)))
+    return losses, logits, nnx.merge_state(rest, moved)
+
+
+def _perturbed(
+    state: TrainState,
+    attack: Any,
+    attack_mode: str,
+    images: jax.Array,
+    labels: jax.Array,
+    key: jax.Array,
+    axis_name: str | None,
+) -> jax.Array:
+    if attack_mode == "train":
+        key, model_key = jax.random.split(key)
+        variables = (state.params, state.rest, model_key)
+        classifier = Classifier(variables, _TrainingApply(state.graphdef))
+    else:
+        classifier = from_nnx(to_model(state))
+    # Draws go by an image's place in the whole batch, on however many devices it lies.
+    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * images.shape[0]
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(images.shape[0]))
+    return perturb(attack, classifier, images, labels, keys).image
+
+
+@value
+class _TrainingApply:
+    """A network in training mode on one image of `perturb`'s batch, whose statistics are those of the whole batch."""
+
+    graphdef: Any = static()
+
+    def __call__(self, variables: Any, images: jax.Array) -> jax.Array:
+        params, rest, key = variables
+        model: Any = nnx.merge(self.graphdef, params, rest, copy=True)
+        model.train()
+        for _, node in nnx.iter_graph(model):
+            if isinstance(node, nnx.BatchNorm):
+                # Collectives over the mapped axis: also in the gradient, where each image moves all others' statistics.
+                node.axis_name = IMAGE_AXIS if node.axis_name is None else (node.axis_name, IMAGE_AXIS)
+        _reseed(model, jax.random.fold_in(key, jax.lax.axis_index(IMAGE_AXIS)))
+        logits: jax.Array = model(images)
+        return logits
+
+
+def _check(attack: Any, mix: float, attack_mode: str) -> None:
+    if isinstance(attack, Stack):
+        raise ValueError("attack must be a single attack, got a stack, which makes several images of each")
+    if not 0 <= mix < 1:
+        raise ValueError(f"mix must be in [0, 1), the weight of the clean images' loss, got {mix}")
+    if mix and attack is None:
+        raise ValueError(f"mix weighs clean against attacked images and needs an attack, got mix={mix} and attack=None")
+    if attack_mode not in ("eval", "train"):
+        raise ValueError(f'attack_mode must be "eval" or "train", got {attack_mode!r}')
 
 
 def _reseed(model: nnx.Module, key: jax.Array) -> None:

@@ -16,7 +16,7 @@ from advjax.data import Dataset, to_float
 from experiments.hard_positives.config import Config
 from experiments.hard_positives.networks import key_of
 from experiments.hard_positives.paper import ATTACKS, FIGURE_TYPES, HELD_OUT_TYPES, ROWS
-from experiments.hard_positives.store import Arrays, Store
+from experiments.store import Arrays, Store
 
 __all__ = ["Sources", "attack_all", "attack_images", "split_sources", "stage_name", "training_types"]
 

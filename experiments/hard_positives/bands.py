@@ -9,7 +9,7 @@ from experiments.hard_positives.config import Config
 from experiments.hard_positives.networks import key_of
 from experiments.hard_positives.paper import ROWS
 from experiments.hard_positives.scoring import score_name
-from experiments.hard_positives.store import Store
+from experiments.store import Store
 
 __all__ = ["BAND_TYPES", "Band", "band_rows", "choose"]
 

@@ -1,12 +1,10 @@
 """What a run is: every choice the paper leaves open is a field here, and is written beside the results."""
 
 import dataclasses
-import hashlib
-import json
 
 from experiments.hard_positives.paper import BASIC, INFIMNIST, ROWS
 
-__all__ = ["Config", "PRESETS", "fingerprint"]
+__all__ = ["Config", "PRESETS"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,9 +137,3 @@ PRESETS = {
     ),
     "paper": Config(preset="paper"),
 }
-
-
-def fingerprint(config: Config) -> str:
-    """A hash of all fields: two runs share results if and only if it is the same."""
-    text = json.dumps(dataclasses.asdict(config), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

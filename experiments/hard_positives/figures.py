@@ -11,8 +11,8 @@ from experiments.hard_positives.config import Config
 from experiments.hard_positives.metrics import Metric
 from experiments.hard_positives.paper import BASIC, ROWS
 from experiments.hard_positives.scoring import score_name
-from experiments.hard_positives.store import Store
 from experiments.hard_positives.table import Errors, data_name
+from experiments.store import Store
 
 __all__ = ["draw", "example"]
 

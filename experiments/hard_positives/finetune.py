@@ -12,7 +12,7 @@ from experiments.hard_positives.config import Config
 from experiments.hard_positives.judge import HeldOut, judge
 from experiments.hard_positives.networks import fine_tunable, key_of, on_device
 from experiments.hard_positives.paper import BASIC, INFIMNIST, ROWS
-from experiments.hard_positives.store import Arrays, Store
+from experiments.store import Arrays, Store
 
 __all__ = ["Job", "band_name", "finetune", "jobs", "unmixed_name"]
 

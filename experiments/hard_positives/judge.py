@@ -9,7 +9,7 @@ from advjax.training import TrainState, predict
 from experiments.hard_positives.adversaries import stage_name
 from experiments.hard_positives.config import Config
 from experiments.hard_positives.paper import HELD_OUT_TYPES
-from experiments.hard_positives.store import Arrays, Store
+from experiments.store import Arrays, Store
 
 __all__ = ["HeldOut", "judge", "load_held_out"]
 

@@ -11,7 +11,7 @@ from experiments.hard_positives.adversaries import stage_name, training_types
 from experiments.hard_positives.config import Config
 from experiments.hard_positives.paper import HELD_OUT_TYPES
 from experiments.hard_positives.scoring import score_name
-from experiments.hard_positives.store import Store
+from experiments.store import Store
 
 __all__ = ["Metric", "collect", "to_csv"]
 

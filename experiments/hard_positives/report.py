@@ -12,8 +12,8 @@ from experiments.hard_positives.figures import draw
 from experiments.hard_positives.finetune import band_name, unmixed_name
 from experiments.hard_positives.metrics import Metric, collect, to_csv
 from experiments.hard_positives.paper import BASIC, ROWS
-from experiments.hard_positives.store import Store
 from experiments.hard_positives.table import Errors, data_name, errors_of, markdown, mean_std, schedule, table1, verdict
+from experiments.store import Store
 
 __all__ = ["report"]
 

@@ -13,7 +13,7 @@ from experiments.hard_positives.paper import BASIC, INFIMNIST
 from experiments.hard_positives.report import report
 from experiments.hard_positives.scoring import score_all
 from experiments.hard_positives.scratch import train_bases, train_infimnist
-from experiments.hard_positives.store import open_store
+from experiments.store import open_store
 
 __all__ = ["run"]
 

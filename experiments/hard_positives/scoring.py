@@ -11,7 +11,7 @@ from advjax.scores import pass_score
 from experiments.hard_positives.adversaries import Sources, stage_name, training_types
 from experiments.hard_positives.config import Config
 from experiments.hard_positives.paper import HELD_OUT_TYPES
-from experiments.hard_positives.store import Arrays, Store
+from experiments.store import Arrays, Store
 
 __all__ = ["score_all", "score_name", "score_pairs"]
 

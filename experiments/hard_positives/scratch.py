@@ -7,7 +7,7 @@ from advjax.training import Trainer, TrainState, predict
 from experiments.hard_positives.config import Config
 from experiments.hard_positives.judge import HeldOut, judge
 from experiments.hard_positives.networks import classifiers, fresh, key_of, on_device, weights
-from experiments.hard_positives.store import Arrays
+from experiments.store import Arrays
 
 __all__ = ["train_bases", "train_infimnist"]
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.hard_positives.config import Config
 from experiments.hard_positives.paper import BASIC, INFIMNIST, ROWS, SCHEDULE
-from experiments.hard_positives.store import Arrays
+from experiments.store import Arrays
 
 __all__ = ["Errors", "data_name", "errors_of", "markdown", "mean_std", "schedule", "table1", "verdict"]
 

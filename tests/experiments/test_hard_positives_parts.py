@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from advjax.data import load
 from experiments.hard_positives.adversaries import split_sources, training_types
 from experiments.hard_positives.bands import choose
-from experiments.hard_positives.config import PRESETS, Config, fingerprint
+from experiments.hard_positives.config import PRESETS, Config
 from experiments.hard_positives.judge import HeldOut
 from experiments.hard_positives.networks import fresh, restore, trainer, weights
 from experiments.hard_positives.paper import ATTACKS, BASIC, HELD_OUT_TYPES, INFIMNIST, ROWS
 from experiments.hard_positives.scratch import train_bases, train_infimnist
-from experiments.hard_positives.store import open_store
 from experiments.hard_positives.table import Errors, errors_of, schedule, table1, verdict
+from experiments.store import fingerprint, open_store
 
 TINY = Config(preset="tiny", data="digits", train_sources=600, heldout_sources=300, bases=3, heldout_per_type=10)
 

@@ -7,6 +7,8 @@ import optax
 import pytest
 from flax import nnx
 
+from advjax.attacks import fgs, pgd, steepest
+from advjax.attacks import stack as stack_attacks
 from advjax.training import Batch, create, stack, train_step
 
 
@@ -105,3 +107,123 @@ def test_axis_name_makes_the_step_of_the_whole_batch(batch, over_devices):
     for part in range(parts):
         jax.tree.map(lambda a, b, i=part: np.testing.assert_allclose(a[i], b, atol=1e-6), spread, whole)
         jax.tree.map(lambda a, b, i=part: np.testing.assert_allclose(a[i], b, rtol=1e-6), sums, metrics)
+
+
+def attacked_by_hand(kernel, bias, image, label, epsilon):
+    """The linf step of eq. 11 on softmax regression, in float64."""
+    x = image.reshape(len(image), -1) / 255.0
+    logits = x @ kernel + bias
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    return (x + epsilon * np.sign((p - np.eye(3)[label]) @ kernel.T)).reshape(image.shape)
+
+
+@pytest.mark.parametrize("mix", [0.0, 0.25])
+def test_attacked_step_descends_on_the_attacked_images(batch, mix):
+    optimizer = optax.sgd(0.1)
+    start = create(Softmax(nnx.Rngs(0)), optimizer)
+    kernel, bias = (np.asarray(start.params["linear"][name][...], np.float64) for name in ("kernel", "bias"))
+    attacked = attacked_by_hand(kernel, bias, np.asarray(batch.image), np.asarray(batch.label), 0.05)
+    image, label = np.asarray(batch.image), np.asarray(batch.label)
+    on_attacked = by_hand(kernel, bias, attacked * 255, label, 1)
+    on_clean = by_hand(kernel, bias, image, label, 1)
+    step = train_step(optimizer, attack=steepest("linf", 0.05, levels=None, box=False), mix=mix)
+    state, metrics = jax.jit(step)(start, batch, jax.random.key(0))
+    for name, clean, hard in zip(("kernel", "bias"), on_clean, on_attacked, strict=False):
+        np.testing.assert_allclose(state.params["linear"][name][...], mix * clean + (1 - mix) * hard, atol=1e-6)
+    np.testing.assert_allclose(metrics.loss, mix * on_clean[2] + (1 - mix) * on_attacked[2], rtol=1e-5)
+    assert int(metrics.correct) == on_attacked[3]
+
+
+class Small(nnx.Module):
+    """Batch statistics first, as in the robust networks of Shaham et al., and inside."""
+
+    def __init__(self, rngs):
+        self.input_norm = nnx.BatchNorm(3, use_scale=False, use_bias=False, momentum=0.9, rngs=rngs)
+        self.conv = nnx.Conv(3, 4, (2, 2), rngs=rngs)
+        self.norm = nnx.BatchNorm(4, momentum=0.5, rngs=rngs)
+        self.linear = nnx.Linear(16, 3, rngs=rngs)
+
+    def __call__(self, images):
+        x = nnx.relu(self.norm(self.conv(self.input_norm(images))))
+        return self.linear(x.reshape(x.shape[0], -1))
+
+
+def test_attack_in_training_mode_is_the_gradient_of_the_whole_batch(batch):
+    """The per-image attack with batch statistics against one gradient of the batch's summed loss."""
+    optimizer = optax.sgd(0.0)
+    start = create(Small(nnx.Rngs(0)), optimizer)
+    image = jnp.asarray(np.asarray(batch.image, np.float32) / np.float32(255))
+
+    def total(images):
+        model = nnx.merge(start.graphdef, start.params, start.rest, copy=True)
+        model.train()
+        losses = optax.softmax_cross_entropy_with_integer_labels(model(images), batch.label)
+        return losses.sum()
+
+    gradient = jax.grad(total)(image)
+    norms = jnp.sqrt(jnp.sum(gradient**2, (1, 2, 3), keepdims=True))
+    expected = total(image + 0.3 * gradient / norms)
+    step = train_step(optimizer, attack=steepest("l2", 0.3, levels=None, box=False), attack_mode="train")
+    _, metrics = jax.jit(step)(start, batch, jax.random.key(0))
+    np.testing.assert_allclose(metrics.loss, expected, rtol=1e-5)
+    evaluated = jax.jit(train_step(optimizer, attack=steepest("l2", 0.3, levels=None, box=False)))
+    assert abs(float(evaluated(start, batch, jax.random.key(0))[1].loss) - float(expected)) > 1e-3
+
+
+def test_running_averages_see_both_passes_of_an_attack_in_training_mode(batch):
+    optimizer = optax.sgd(0.0)
+    start = create(Small(nnx.Rngs(0)), optimizer)
+    clean = (np.asarray(batch.image) / 255).mean((0, 1, 2))
+    attack = steepest("linf", 0.0, levels=None, box=False)
+    for mode, passes in (("eval", 1), ("train", 2)):
+        state, _ = jax.jit(train_step(optimizer, attack=attack, attack_mode=mode))(start, batch, jax.random.key(0))
+        np.testing.assert_allclose(state.rest["input_norm"]["mean"][...], (1 - 0.9**passes) * clean, atol=1e-6)
+
+
+def test_random_attack_over_devices_is_that_of_one_device(batch):
+    optimizer = optax.sgd(0.1)
+    state, key, parts = create(Softmax(nnx.Rngs(0)), optimizer), jax.random.key(3), 8
+    attack = pgd(0.1, step_size=0.05, steps=2, random_start=True)
+    whole, metrics = jax.jit(train_step(optimizer, attack=attack))(state, batch, key)
+    split = jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), batch)
+    step = jax.pmap(train_step(optimizer, attack=attack, axis_name="data"), axis_name="data")
+    spread, sums = step(stack([state] * parts), split, jnp.stack([key] * parts))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[0], b, atol=1e-6), spread, whole)
+    np.testing.assert_allclose(sums.loss[0], metrics.loss, rtol=1e-6)
+
+
+def test_devices_draw_different_dropout_masks_and_keep_equal_states(batch):
+    class Dropped(nnx.Module):
+        def __init__(self, rngs):
+            self.dropout, self.linear = nnx.Dropout(0.5, rngs=rngs), nnx.Linear(12, 3, rngs=rngs)
+
+        def __call__(self, images):
+            return self.linear(self.dropout(images.reshape(images.shape[0], -1)))
+
+    optimizer = optax.sgd(0.1)
+    state, key = create(Dropped(nnx.Rngs(0)), optimizer), jax.random.key(0)
+    same = jax.tree.map(lambda leaf: jnp.stack([leaf[:8]] * 2), batch)
+    step = jax.pmap(train_step(optimizer, axis_name="data"), axis_name="data", devices=jax.devices()[:2])
+    spread, _ = step(stack([state] * 2), same, jnp.stack([key] * 2))
+    jax.tree.map(lambda a: np.testing.assert_array_equal(a[0], a[1]), jax.tree.map(_plain, spread))
+    once = jax.jit(train_step(optimizer))(state, Batch(*(leaf[0] for leaf in same)), key)[0]
+    assert not np.allclose(once.params["linear"]["kernel"][...], spread.params["linear"]["kernel"][0])
+
+
+def _plain(leaf):
+    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mix": 0.5}, "needs an attack"),
+        ({"mix": 1.0, "attack": fgs(0.1)}, r"\[0, 1\)"),
+        ({"attack": stack_attacks([fgs(0.1), fgs(0.2)])}, "single attack"),
+        ({"attack": fgs(0.1), "attack_mode": "test"}, '"eval" or "train"'),
+    ],
+)
+def test_train_step_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        train_step(optax.sgd(0.1), **options)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import hashlib
 import json
 import os
 import pathlib
@@ -15,9 +16,8 @@ import jax
 import numpy as np
 
 import advjax
-from experiments.hard_positives.config import Config, fingerprint
 
-__all__ = ["Store", "hardware", "open_store", "versions"]
+__all__ = ["Arrays", "Store", "fingerprint", "hardware", "open_store", "versions"]
 
 Arrays = dict[str, np.ndarray]
 
@@ -69,7 +69,7 @@ class Store:
         """Writes a file of the report, whole or not at all."""
         _write_whole(self.root / name, lambda file: file.write(text.encode()))
 
-    def write_config(self, config: Config, **more: Any) -> None:
+    def write_config(self, config: Any, **more: Any) -> None:
         """`config.json`: the configuration, the machine, the versions, and `more`."""
         content = {
             "config": dataclasses.asdict(config),
@@ -85,8 +85,14 @@ class Store:
         return self.root / "stages" / (name + suffix)
 
 
-def open_store(root: str | os.PathLike[str], config: Config) -> Store:
-    """The store of `config` in the folder `root`, made if it is not there.
+def fingerprint(config: Any) -> str:
+    """A hash of all fields of a dataclass: two runs share results if and only if it is the same."""
+    text = json.dumps(dataclasses.asdict(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def open_store(root: str | os.PathLike[str], config: Any) -> Store:
+    """The store of `config`, a dataclass of JSON values, in the folder `root`, made if it is not there.
 
     Raises:
         ValueError: the folder holds a run of another configuration.
@@ -106,7 +112,7 @@ def open_store(root: str | os.PathLike[str], config: Config) -> Store:
     return store
 
 
-def _check_same(old: dict[str, Any], config: Config, path: pathlib.Path) -> None:
+def _check_same(old: dict[str, Any], config: Any, path: pathlib.Path) -> None:
     new = json.loads(json.dumps(dataclasses.asdict(config)))
     changed = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
     if changed:
