@@ -16,7 +16,7 @@ from advjax import hot_cold, perturb
 from advjax.data import load, to_float
 from advjax.training import predict
 from experiments.hard_positives.config import PRESETS
-from experiments.hard_positives.networks import classifiers, fresh, key_of, on_device, trainer
+from experiments.hard_positives.networks import classifiers, fresh, key_of, roomy, trainer
 from experiments.store import hardware, versions
 
 REPEATS = 3
@@ -26,10 +26,9 @@ def main() -> None:
     """Prints and writes the result."""
     config = dataclasses.replace(PRESETS["cpu"], bases=1)
     train, test = load("mnist", "train"), load("mnist", "test")
-    pool = on_device([train.images], [train.labels], len(train.labels))
-    everything = [np.arange(len(train.labels))]
+    data = roomy([train.images], [train.labels], [np.arange(len(train.labels))], len(train.labels))
     start = time.perf_counter()
-    states, _ = trainer(config).fit(fresh(config, "base", 1), pool, everything, config.base_iterations, key_of(config))
+    states = trainer(config).fit(fresh(config, "base", 1), data, config.base_iterations, key_of(config)).states
     training = time.perf_counter() - start
     error = 100 * np.mean(predict(states, test.images)[0] != test.labels)
     right = np.flatnonzero(predict(states, train.images[:1100])[0] == train.labels[:1100])[:1000]

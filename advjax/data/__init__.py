@@ -1,7 +1,8 @@
-"""Data sets as NumPy arrays, the pixel grid, and the InfiMNIST-like generator; importing it loads no TFDS."""
+"""Data sets, pipelines, the pixel grid and the InfiMNIST-like generator; importing it loads no TFDS and no Grain."""
 
 from advjax.data.digits import load_digits
 from advjax.data.infimnist import InfimnistLike, calibrate, infimnist_like, misclassified_share
+from advjax.data.pipeline import Resident, Stream, padded
 from advjax.data.sources import Dataset, load
 from advjax.data.transforms import to_float, to_uint8
 
@@ -11,6 +12,9 @@ __all__ = [
     "load_digits",
     "to_float",
     "to_uint8",
+    "Resident",
+    "Stream",
+    "padded",
     "InfimnistLike",
     "infimnist_like",
     "misclassified_share",

@@ -1,19 +1,20 @@
-"""Training: a state that can be stacked, one descent step as a pure function, a loop for several networks."""
+"""Training: a state that can be stacked, one step as a pure function, a loop that scales and never loses work."""
 
-from advjax.training.loop import NonFiniteLossError, Trainer, predict
-from advjax.training.state import TrainState, create, stack, to_model, unstack
-from advjax.training.step import Batch, Metrics, train_step
+from advjax.data.pipeline import Resident, Stream
+from advjax.training.checkpoint import CheckpointError, Checkpoints
+from advjax.training.history import History
+from advjax.training.interrupts import Preempted
+from advjax.training.loop import Fitted, NonFiniteLossError, Trainer
+from advjax.training.predictions import Score, measure, predict
+from advjax.training.sharding import Layout, default_layout, initialize, layout
+from advjax.training.state import TrainState, create, ensemble, stack, to_model, unstack
+from advjax.training.step import Batch, Metrics, cross_entropy, train_step
 
 __all__ = [
-    "TrainState",
-    "create",
-    "stack",
-    "unstack",
-    "to_model",
-    "Batch",
-    "Metrics",
-    "train_step",
-    "Trainer",
-    "NonFiniteLossError",
-    "predict",
-]
+    "TrainState", "create", "ensemble", "stack", "unstack", "to_model",
+    "Batch", "Metrics", "cross_entropy", "train_step",
+    "Resident", "Stream", "Trainer", "Fitted", "History", "NonFiniteLossError", "Preempted",
+    "Layout", "layout", "default_layout", "initialize",
+    "Checkpoints", "CheckpointError",
+    "Score", "measure", "predict",
+]  # fmt: skip

@@ -1,7 +1,7 @@
 """The training state: everything that changes while a network trains, as one pytree that can be stacked."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-__all__ = ["TrainState", "create", "stack", "unstack", "to_model"]
+__all__ = ["TrainState", "create", "ensemble", "stack", "unstack", "to_model"]
 
 
 @jax.tree_util.register_dataclass
@@ -67,6 +67,32 @@ def stack(states: Sequence[TrainState]) -> TrainState:
                 f"states[{index}] has another structure than states[0]"
             )
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+
+def ensemble(
+    make: Callable[[nnx.Rngs], nnx.Module], optimizer: optax.GradientTransformation, seeds: int | Sequence[int]
+) -> TrainState:
+    """Stacked states of networks that differ in their seed: `make(nnx.Rngs(seed))` for each.
+
+    For networks that differ in a hyper-parameter too, make the optimizer by `optax.inject_hyperparams`: its numbers
+    are then part of the state, [S], and can be set before training.
+
+    Args:
+        make: builds a network; of a class of your own, `lambda rngs: Net(rngs=rngs)`.
+        optimizer: as for `create`.
+        seeds: which ones, or how many: 9 stands for 0..8.
+
+    Raises:
+        ValueError: no seed.
+
+    >>> nine = ensemble(lambda rngs: nnx.Linear(3, 2, rngs=rngs), optax.sgd(0.1), seeds=9)
+    >>> nine.step.shape
+    (9,)
+    """
+    chosen = range(seeds) if isinstance(seeds, int) else seeds
+    if len(chosen) == 0:
+        raise ValueError(f"seeds must hold at least one seed, got {seeds}")
+    return stack([create(make(nnx.Rngs(seed)), optimizer) for seed in chosen])
 
 
 def unstack(states: TrainState) -> list[TrainState]:

@@ -10,7 +10,7 @@ from experiments.hard_positives.adversaries import stage_name
 from experiments.hard_positives.bands import BAND_TYPES, Band, band_rows
 from experiments.hard_positives.config import Config
 from experiments.hard_positives.judge import HeldOut, judge
-from experiments.hard_positives.networks import fine_tunable, key_of, on_device
+from experiments.hard_positives.networks import fine_tunable, key_of, roomy
 from experiments.hard_positives.paper import BASIC, INFIMNIST, ROWS
 from experiments.store import Arrays, Store
 
@@ -75,18 +75,16 @@ def finetune(
         members += [np.r_[:clean, start : start + len(image)]] * config.orders
         images.append(image)
         labels.append(train.labels[source])
-    pool = on_device(images, labels, config.pool_size(len(train.labels)))
-    states, losses = trainer.fit(
+    fitted = trainer.fit(
         fine_tunable(bases, config.orders),
-        pool,
-        members,
+        roomy(images, labels, members, config.pool_size(len(train.labels))),
         job.iterations,
         key_of(config, "finetune", job.name),
         progress=f"fine-tune {config.networks} network(s): {job.name}",
     )
     return {
-        **judge(states, held_out),
-        "loss": losses,
+        **judge(fitted.states, held_out),
+        "loss": fitted.loss,
         "adversarial_images": np.array([len(image) for image in images[1:]]),
         "clean_images": np.array(clean),
     }

@@ -10,7 +10,7 @@ from flax import nnx
 
 from advjax.classifier import Classifier, from_nnx
 from advjax.models.lenet import LeNet, caffe_solver
-from advjax.training import Batch, Trainer, TrainState, create, stack, to_model, train_step, unstack
+from advjax.training import Resident, Trainer, TrainState, create, stack, to_model, train_step, unstack
 from experiments.hard_positives.config import Config
 
 __all__ = [
@@ -19,8 +19,8 @@ __all__ = [
     "fine_tunable",
     "fresh",
     "key_of",
-    "on_device",
     "restore",
+    "roomy",
     "trainer",
     "weights",
 ]
@@ -69,10 +69,10 @@ def classifiers(states: TrainState) -> list[Classifier]:
     return [from_nnx(to_model(state)) for state in unstack(states)]
 
 
-def on_device(images: list[np.ndarray], labels: list[np.ndarray], room: int) -> Batch:
-    """A pool of `room` images on the device, the given ones first: one size for all training sets of the run."""
+def roomy(images: list[np.ndarray], labels: list[np.ndarray], members: list[np.ndarray], room: int) -> Resident:
+    """A set with room for `room` images, the given ones first: one size, and one program, for all sets of the run."""
     image = np.zeros((room, *images[0].shape[1:]), np.uint8)
     np.concatenate(images, out=image[: sum(map(len, images))])
     label = np.zeros(room, np.int32)
     np.concatenate(labels, out=label[: sum(map(len, labels))])
-    return Batch(jnp.asarray(image), jnp.asarray(label))
+    return Resident(image, label, members)

@@ -6,7 +6,7 @@ from advjax.data import Dataset, InfimnistLike, calibrate, infimnist_like, miscl
 from advjax.training import Trainer, TrainState, predict
 from experiments.hard_positives.config import Config
 from experiments.hard_positives.judge import HeldOut, judge
-from experiments.hard_positives.networks import classifiers, fresh, key_of, on_device, weights
+from experiments.hard_positives.networks import classifiers, fresh, key_of, roomy, weights
 from experiments.store import Arrays
 
 __all__ = ["train_bases", "train_infimnist"]
@@ -20,16 +20,16 @@ _MEASURED = 10_000
 
 def train_bases(config: Config, trainer: Trainer, train: Dataset, test: Dataset) -> Arrays:
     """The base networks: their weights, losses and test errors."""
-    states, losses = trainer.fit(
+    everything = [np.arange(len(train.labels))] * config.bases
+    fitted = trainer.fit(
         fresh(config, "base", config.bases),
-        on_device([train.images], [train.labels], config.pool_size(len(train.labels))),
-        [np.arange(len(train.labels))] * config.bases,
+        roomy([train.images], [train.labels], everything, config.pool_size(len(train.labels))),
         config.base_iterations,
         key_of(config, "base"),
         progress=f"train {config.bases} base network(s)",
     )
-    wrong = (predict(states, test.images) != test.labels[None]).sum(axis=1)
-    return {**weights(states), "loss": losses, "clean_wrong": wrong}
+    wrong = (predict(fitted.states, test.images) != test.labels[None]).sum(axis=1)
+    return {**weights(fitted.states), "loss": fitted.loss, "clean_wrong": wrong}
 
 
 def train_infimnist(config: Config, trainer: Trainer, bases: TrainState, train: Dataset, held_out: HeldOut) -> Arrays:
@@ -45,17 +45,17 @@ def train_infimnist(config: Config, trainer: Trainer, bases: TrainState, train: 
     first = _TEST_INDICES + len(train.labels)
     shares = [misclassified_share(generator, network, first + np.arange(_MEASURED)) for network in networks]
     images, labels = _generate(generator, first + np.arange(config.infimnist_images))
-    states, losses = trainer.fit(
+    everything = [np.arange(len(labels))] * config.bases
+    fitted = trainer.fit(
         fresh(config, "infimnist", config.bases),
-        on_device([images], [labels], config.pool_size(len(train.labels))),
-        [np.arange(len(labels))] * config.bases,
+        roomy([images], [labels], everything, config.pool_size(len(train.labels))),
         config.infimnist_iterations,
         key_of(config, "infimnist", "order"),
         progress=f"train {config.bases} network(s) on InfiMNIST-like data",
     )
     return {
-        **judge(states, held_out),
-        "loss": losses,
+        **judge(fitted.states, held_out),
+        "loss": fitted.loss,
         "adversarial_images": np.zeros(config.bases, np.int64),
         "clean_images": np.array(len(labels)),
         "amplitude": np.asarray(generator.amplitude),

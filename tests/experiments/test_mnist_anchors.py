@@ -12,7 +12,7 @@ from advjax.data import load, to_float
 from advjax.scores import pass_score
 from advjax.training import predict
 from experiments.hard_positives.config import PRESETS
-from experiments.hard_positives.networks import classifiers, fresh, key_of, on_device, trainer
+from experiments.hard_positives.networks import classifiers, fresh, key_of, roomy, trainer
 
 pytestmark = [pytest.mark.mnist, pytest.mark.slow]
 
@@ -32,12 +32,10 @@ def lenets():
     """The three LeNets of the paper's experiment after Caffe's 10,000 iterations, and the digits."""
     config = dataclasses.replace(PRESETS["cpu"], bases=3)
     train, test = load("mnist", "train"), load("mnist", "test")
-    pool = on_device([train.images], [train.labels], len(train.images))
     everything = [np.arange(len(train.images))] * 3
-    states, _ = trainer(config).fit(
-        fresh(config, "base", 3), pool, everything, config.base_iterations, key_of(config, "base")
-    )
-    return states, train, test
+    data = roomy([train.images], [train.labels], everything, len(train.images))
+    fitted = trainer(config).fit(fresh(config, "base", 3), data, config.base_iterations, key_of(config, "base"))
+    return fitted.states, train, test
 
 
 def test_error_after_ten_thousand_iterations(lenets):

@@ -1,4 +1,8 @@
-"""The loop: orders, one trace, stacked networks as in turn, and an end at a loss that is not finite."""
+"""The loop: one trace, stacked networks as in turn, all layouts alike, going on to the same bits, and clear ends."""
+
+import csv
+import os
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -6,133 +10,339 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from hypothesis import given
-from hypothesis import strategies as st
 
-from advjax.training import Batch, NonFiniteLossError, Trainer, create, predict, stack, train_step, unstack
-from advjax.training import loop as loop_module
-from advjax.training.loop import batch_order
-
-
-class Small(nnx.Module):
-    """A convolution and a dense layer: what a stack makes grouped convolutions of."""
-
-    def __init__(self, seed):
-        rngs = nnx.Rngs(seed)
-        self.conv = nnx.Conv(1, 4, (3, 3), rngs=rngs)
-        self.dense = nnx.Linear(4 * 36, 3, rngs=rngs)
-
-    def __call__(self, images):
-        return self.dense(nnx.relu(self.conv(images)).reshape(images.shape[0], -1))
-
-
-OPTIMIZER = optax.sgd(0.05, momentum=0.9)
+from advjax.attacks import pgd
+from advjax.data.pipeline import batch_order
+from advjax.training import (
+    Batch,
+    CheckpointError,
+    NonFiniteLossError,
+    Preempted,
+    Resident,
+    Stream,
+    Trainer,
+    create,
+    ensemble,
+    layout,
+    measure,
+    predict,
+    stack,
+    train_step,
+    unstack,
+)
+from advjax.training import networks as networks_module
+from tests.training.nets import OPTIMIZER, Small, toy_set
 
 
 def states(seeds):
-    return stack([create(Small(seed), OPTIMIZER) for seed in seeds])
+    return ensemble(Small, OPTIMIZER, seeds)
 
 
 @pytest.fixture
-def pool(rng):
-    label = rng.integers(0, 3, 60)
-    image = rng.integers(0, 100, (60, 6, 6, 1)) + 60 * label[:, None, None, None]
-    return Batch(jnp.asarray(image, jnp.uint8), jnp.asarray(label, jnp.int32))
+def data():
+    return toy_set()
 
 
-@given(size=st.integers(1, 40), start=st.integers(0, 30), steps=st.integers(1, 12), batch_size=st.integers(1, 16))
-def test_order_goes_through_whole_epochs_and_can_start_anywhere(size, start, steps, batch_size):
-    key = jax.random.key(3)
-    whole = batch_order(key, size, 0, start + steps, batch_size)
-    np.testing.assert_array_equal(whole[start:], batch_order(key, size, start, steps, batch_size))
-    epochs = whole.ravel()[: whole.size // size * size].reshape(-1, size)
-    assert (np.sort(epochs, axis=1) == np.arange(size)).all()
+def equal(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-def test_every_epoch_and_every_key_has_another_order():
-    orders = [batch_order(jax.random.key(seed), 50, 0, 2, 50) for seed in (0, 1)]
-    rows = np.concatenate(orders)
-    assert len(np.unique(rows, axis=0)) == 4
+def close(one, other, atol=1e-5):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol), one, other)
 
 
-def test_stacked_networks_train_as_in_turn(pool):
+def test_stacked_networks_train_as_in_turn(data):
     trainer = Trainer(train_step(OPTIMIZER), batch_size=8, block=4)
     members = [np.arange(40), np.arange(20, 60), np.arange(30)]
     key = jax.random.key(1)
-    together, losses = trainer.fit(states(range(3)), pool, members, 10, key)
+    fitted = trainer.fit(states(3), Resident(data.images, data.labels, members), 10, key)
     step = jax.jit(train_step(OPTIMIZER))
-    for network, trained in enumerate(unstack(together)):
-        alone, key_s = create(Small(network), OPTIMIZER), jax.random.split(key, 3)[network]
+    for network, trained in enumerate(unstack(fitted.states)):
+        alone, key_s = create(Small(nnx.Rngs(network)), OPTIMIZER), jax.random.split(key, 3)[network]
         for i, rows in enumerate(members[network][batch_order(key_s, len(members[network]), 0, 10, 8)]):
-            batch = Batch(pool.image[rows], pool.label[rows])
+            batch = Batch(jnp.asarray(data.images[rows]), jnp.asarray(data.labels[rows]))
             alone, _ = step(alone, batch, jax.random.fold_in(key_s, i))
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), trained, alone)
-    assert losses.shape == (3, 3)
-    assert (losses[:, -1] < losses[:, 0]).all()
+        close(trained, alone)
+    assert fitted.loss.shape == fitted.accuracy.shape == (3, 3)
+    assert (fitted.loss[:, -1] < fitted.loss[:, 0]).all()
 
 
-def test_vmapped_networks_train_as_mapped_ones(pool, monkeypatch):
+def test_vmapped_networks_train_as_mapped_ones(data, monkeypatch):
     results = []
     for backend in ("cpu", "gpu"):
-        monkeypatch.setattr(loop_module.jax, "default_backend", lambda name=backend: name)
-        trainer = Trainer(train_step(OPTIMIZER), batch_size=8, block=5)
-        results.append(trainer.fit(states(range(2)), pool, [np.arange(60)] * 2, 5, jax.random.key(0))[0])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *results)
+        monkeypatch.setattr(networks_module.jax, "default_backend", lambda name=backend: name)
+        trainer = Trainer(train_step(OPTIMIZER), batch_size=8, block=5, layout=layout(jax.devices()[:1]))
+        results.append(trainer.fit(states(2), data, 5, jax.random.key(0)).states)
+    close(*results)
 
 
-def test_two_halves_are_the_whole_to_the_bit_and_nothing_is_traced_again(pool):
+def test_networks_of_other_hyper_parameters_train_in_one_program(data):
+    """Learning rates inside the optimizer's state: each network has its own."""
+    optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
+    rates = [0.01, 0.1]
+    parts = []
+    for rate in rates:
+        state = create(Small(nnx.Rngs(0)), optimizer)
+        state.opt_state.hyperparams["learning_rate"] = jnp.float32(rate)
+        parts.append(state)
+    together = Trainer(train_step(optimizer), batch_size=8, block=5).fit(stack(parts), data, 5, jax.random.key(0))
+    keys = jax.random.split(jax.random.key(0), 2)
+    for network, rate in enumerate(rates):
+        plain = optax.sgd(rate)
+        alone, step = create(Small(nnx.Rngs(0)), plain), jax.jit(train_step(plain))
+        for i, rows in enumerate(batch_order(keys[network], 60, 0, 5, 8)):
+            batch = Batch(jnp.asarray(data.images[rows]), jnp.asarray(data.labels[rows]))
+            alone, _ = step(alone, batch, jax.random.fold_in(keys[network], i))
+        close(unstack(together.states)[network].params, alone.params)
+
+
+def test_two_halves_are_the_whole_to_the_bit_and_nothing_is_traced_again(data):
     trainer = Trainer(train_step(OPTIMIZER), batch_size=8, block=4)
-    members, key = [np.arange(60), np.arange(50)], jax.random.key(2)
-    whole, _ = trainer.fit(states(range(2)), pool, members, 14, key)
-    half, _ = trainer.fit(states(range(2)), pool, members, 6, key)
-    half, losses = trainer.fit(half, pool, members, 8, key)
-    jax.tree.map(np.testing.assert_array_equal, whole, half)
-    assert losses.shape == (2, 2)
-    assert trainer._run._cache_size() == 1
+    two, key = Resident(data.images, data.labels, [np.arange(60), np.arange(50)]), jax.random.key(2)
+    whole = trainer.fit(states(2), two, 14, key)
+    half = trainer.fit(states(2), two, 6, key)
+    half = trainer.fit(half.states, two, 8, key)
+    equal(whole.states, half.states)
+    assert half.loss.shape == (2, 2)
+    assert trainer._block._cache_size() == 1
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(pool):
-    optimizer = optax.chain(optax.scale_by_schedule(lambda count: jnp.where(count == 6, jnp.inf, 0.0)))
-    trainer = Trainer(train_step(optimizer), batch_size=8, block=4)
-    start = stack([create(Small(seed), optimizer) for seed in range(2)])
+@pytest.mark.parametrize("parameters", ["replicated", "sharded"])
+@pytest.mark.parametrize("split", [1, 2])
+def test_eight_devices_train_as_one(data, parameters, split):
+    """Mean gradients are summed in another order: equal to 1e-5 after ten attacked steps."""
+    attack = pgd(0.05, step_size=0.02, steps=2, random_start=True)
+    step = train_step(OPTIMIZER, attack=attack)
+    one = Trainer(step, 8, 5, layout(jax.devices()[:1])).fit(states(2), data, 10, jax.random.key(0))
+    where = layout(networks=split, parameters=parameters, smallest=16)
+    trainer = Trainer(step, 8, 5, where)
+    eight = trainer.fit(states(2), data, 10, jax.random.key(0))
+    close(one.states.params, eight.states.params)
+    np.testing.assert_allclose(one.loss, eight.loss, rtol=1e-5)
+    assert trainer._block._cache_size() == 1
+    assert any(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(eight.states.params))
+    assert (parameters == "sharded") == any(
+        "data" in leaf.sharding.spec for leaf in jax.tree.leaves(eight.states.params)
+    )
+
+
+class Regular(nnx.Module):
+    """Batch statistics and dropout: what a training step moves beside the weights."""
+
+    def __init__(self, rate, rngs):
+        self.norm = nnx.BatchNorm(1, rngs=rngs)
+        self.dropout = nnx.Dropout(rate, rngs=rngs)
+        self.dense = nnx.Linear(36, 3, rngs=rngs)
+
+    def __call__(self, images):
+        return self.dense(self.dropout(self.norm(images)).reshape(images.shape[0], -1))
+
+
+def test_eight_devices_share_the_statistics_of_the_whole_batch(data):
+    step, fitted = train_step(OPTIMIZER), []
+    for where in (layout(jax.devices()[:1]), layout()):
+        start = ensemble(lambda rngs: Regular(0.0, rngs), OPTIMIZER, 2)
+        fitted.append(Trainer(step, 8, 5, where).fit(start, data, 10, jax.random.key(0)))
+    for part in ("params", "rest"):
+        one, eight = (jax.tree.leaves(getattr(result.states, part)) for result in fitted)
+        for a, b in zip(one, eight, strict=True):
+            if jnp.issubdtype(a.dtype, jnp.floating):
+                np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_a_network_with_dropout_goes_on_to_the_same_bits_on_eight_devices(data, tmp_path):
+    trainer, key = Trainer(train_step(OPTIMIZER), 8, 4, layout(parameters="sharded", smallest=8)), jax.random.key(0)
+
+    def start():
+        return ensemble(lambda rngs: Regular(0.5, rngs), OPTIMIZER, 1)
+
+    whole = trainer.fit(start(), data, 12, key)
+    trainer.fit(start(), data, 4, key, folder=tmp_path)
+    equal(whole.states.params, trainer.fit(start(), data, 12, key, folder=tmp_path).states.params)
+    plain = Trainer(train_step(OPTIMIZER), 8, 4).fit(start(), data, 12, key, folder=tmp_path)
+    equal(whole.states.params, plain.states.params)
+
+
+def source(count=60):
+    whole = toy_set()
+    return [{"image": whole.images[i], "label": int(whole.labels[i])} for i in range(count)]
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_stream_feeds_all_networks_and_goes_on_to_the_same_bits(tmp_path, devices):
+    trainer = Trainer(train_step(OPTIMIZER), batch_size=8, block=4, layout=layout(jax.devices()[:devices]))
+    key = jax.random.key(0)
+    whole = trainer.fit(states(2), Stream(source(), 8, seed=3), 14, key)
+    for steps in (8, 14):
+        fitted = trainer.fit(states(2), Stream(source(), 8, seed=3), steps, key, folder=tmp_path / "run", every=4)
+    equal(whole.states, fitted.states)
+    np.testing.assert_array_equal(whole.loss[:, -1], fitted.loss[:, -1])
+
+
+def test_a_run_goes_on_where_it_was_saved_and_logs_each_row_once(data, tmp_path):
+    trainer = Trainer(train_step(OPTIMIZER), batch_size=8, block=4)
+    key = jax.random.key(0)
+    whole = trainer.fit(states(2), data, 24, key)
+    for steps in (8, 24, 24):
+        fitted = trainer.fit(states(2), data, steps, key, folder=tmp_path, every=8, config={"name": "toy"})
+        equal(fitted.states.step, np.full(2, steps, np.int32))
+    equal(whole.states, fitted.states)
+    assert fitted.history.rows == whole.history.rows
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines()))
+    assert [(int(row["step"]), int(row["network"])) for row in rows] == [(s, n) for s in range(4, 25, 4) for n in (0, 1)]
+    assert float(rows[-1]["loss"]) == whole.history.rows[-1]["loss"][1]
+
+
+def test_another_training_in_the_folder_is_refused_and_kept(data, tmp_path):
+    trainer, key = Trainer(train_step(OPTIMIZER), batch_size=8, block=4), jax.random.key(0)
+    first = trainer.fit(states(1), data, 4, key, folder=tmp_path, config={"rate": 0.05})
+    with pytest.raises(ValueError, match=r"another training \(config.rate: 0.05 -> 0.1\)"):
+        trainer.fit(states(1), data, 8, key, folder=tmp_path, config={"rate": 0.1})
+    with pytest.raises(ValueError, match="key"):
+        trainer.fit(states(1), data, 8, jax.random.key(1), folder=tmp_path, config={"rate": 0.05})
+    other = Resident(data.images, data.labels[::-1].copy())
+    with pytest.raises(ValueError, match="labels"):
+        trainer.fit(states(1), other, 8, key, folder=tmp_path, config={"rate": 0.05})
+    again = trainer.fit(states(1), data, 4, key, folder=tmp_path, config={"rate": 0.05})
+    equal(first.states, again.states)
+
+
+def test_another_network_or_optimizer_in_the_folder_is_refused(data, tmp_path):
+    trainer, key = Trainer(train_step(OPTIMIZER), batch_size=8, block=4), jax.random.key(0)
+    trainer.fit(states(1), data, 4, key, folder=tmp_path)
+    adam = optax.adam(0.1)
+    with pytest.raises(ValueError, match="opt_state"):
+        Trainer(train_step(adam), batch_size=8, block=4).fit(
+            ensemble(Small, adam, 1), data, 8, key, folder=tmp_path
+        )
+
+
+def poisoned(at):
+    return optax.chain(optax.scale_by_schedule(lambda count: jnp.where(count == at, jnp.inf, -0.01)))
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_step_and_checkpoint(data, tmp_path):
+    optimizer = poisoned(6)
+    trainer = Trainer(train_step(optimizer), batch_size=8, block=2)
     with pytest.raises(NonFiniteLossError, match=r"network 0 is nan at step 7"):
-        trainer.fit(start, pool, [np.arange(60)] * 2, 20, jax.random.key(0))
+        trainer.fit(ensemble(Small, optimizer, 2), data, 20, jax.random.key(0))
+    with pytest.raises(NonFiniteLossError, match=r"step 7.*last good checkpoint is of step 6"):
+        trainer.fit(ensemble(Small, optimizer, 2), data, 20, jax.random.key(0), folder=tmp_path, every=2)
 
 
-def test_progress_bar_shows_loss_and_rate(pool, capfd):
+def test_weights_that_are_not_finite_are_not_saved(data, tmp_path):
+    """The update of a block's last step is poisoned: its losses are all finite."""
+    optimizer = poisoned(3)
+    trainer = Trainer(train_step(optimizer), batch_size=8, block=2)
+    with pytest.raises(NonFiniteLossError, match=r"a weight of network 0 .* after step 4.* checkpoint is of step 2"):
+        trainer.fit(ensemble(Small, optimizer, 1), data, 20, jax.random.key(0), folder=tmp_path, every=2)
+
+
+def test_validation_keeps_the_best_and_stops_early(data, tmp_path):
+    """A rate that grows a hundredfold ruins the network: validation sees it."""
+    optimizer = optax.sgd(lambda count: jnp.where(count < 40, 0.05, 5.0))
+    trainer, validation = Trainer(train_step(optimizer), batch_size=8, block=8), (data.images, data.labels)
+    fitted = trainer.fit(
+        ensemble(Small, optimizer, 2), data, 400, jax.random.key(0),
+        folder=tmp_path, every=8, validation=validation, patience=3,
+    )  # fmt: skip
+    best_step, best = fitted.history.best()
+    assert fitted.early
+    assert int(fitted.best.step[0]) == best_step <= int(fitted.states.step[0]) - 3 * 8
+    assert int(fitted.states.step[0]) < 400
+    np.testing.assert_allclose(measure(fitted.best, *validation).accuracy.mean(), best)
+    again = trainer.fit(
+        ensemble(Small, optimizer, 2), data, 400, jax.random.key(0),
+        folder=tmp_path, every=8, validation=validation, patience=3,
+    )  # fmt: skip
+    assert again.early
+    equal(again.best, fitted.best)
+    equal(again.states, fitted.states)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_prints_how_to_go_on_and_exits_with_zero(data, tmp_path, capsys, number):
+    sent = []
+
+    class Sends:
+        """Order and all else of the data; raises the signal when the third block is asked for."""
+
+        def order(self, keys, start, steps, batch_size):
+            if start == 8 and not sent:
+                sent.append(os.kill(os.getpid(), number))
+            return Resident.order(interrupting, keys, start, steps, batch_size)
+
+    interrupting = Resident(data.images, data.labels)
+    object.__setattr__(interrupting, "order", Sends().order)
+    trainer, key = Trainer(train_step(OPTIMIZER), batch_size=8, block=4), jax.random.key(0)
+    before = signal.getsignal(number)
+    with pytest.raises(Preempted) as stopped:
+        trainer.fit(states(1), interrupting, 20, key, folder=tmp_path)
+    assert stopped.value.code == 0
+    assert f"stopped by {signal.Signals(number).name} at step 12 of 20" in capsys.readouterr().err
+    assert signal.getsignal(number) is before
+    whole = trainer.fit(states(1), data, 20, key)
+    equal(whole.states, trainer.fit(states(1), data, 20, key, folder=tmp_path).states)
+
+
+def test_progress_bar_shows_loss_accuracy_and_rate(data, capfd):
     trainer = Trainer(train_step(OPTIMIZER), batch_size=8, block=4)
-    trainer.fit(states([0]), pool, [np.arange(60)], 8, jax.random.key(0), progress="small net")
+    trainer.fit(states([0]), data, 8, jax.random.key(0), progress="small net")
     shown = capfd.readouterr().err
-    assert "small net" in shown
-    assert "loss=" in shown
-    assert "img/s" in shown
+    for part in ("small net", "loss=", "accuracy=", "img/s", "64.0/64.0"):
+        assert part in shown
 
 
-def test_predict_in_padded_batches_is_the_networks_own_answer(pool):
-    stacked = states(range(2))
-    images = np.asarray(pool.image)
-    expected = [np.argmax(Small(seed)(images.astype(np.float32) / np.float32(255)), axis=-1) for seed in range(2)]
+def test_tensorboard_events_are_written(data, tmp_path):
+    tensorboard = pytest.importorskip("tensorboardX")
+    trainer = Trainer(train_step(OPTIMIZER), batch_size=8, block=4)
+    trainer.fit(states(1), data, 8, jax.random.key(0), folder=tmp_path, tensorboard=True)
+    assert tensorboard.__version__
+    assert [path for path in tmp_path.iterdir() if "tfevents" in path.name]
+
+
+def test_predict_in_padded_batches_is_the_networks_own_answer(data):
+    stacked, images = states(2), data.images
+    expected = [
+        np.argmax(Small(nnx.Rngs(seed))(images.astype(np.float32) / np.float32(255)), axis=-1) for seed in range(2)
+    ]
     np.testing.assert_array_equal(predict(stacked, images, batch_size=25), expected)
+    np.testing.assert_array_equal(predict(stacked, images, batch_size=16, layout=layout()), expected)
     assert predict(stacked, images[:0]).shape == (2, 0)
+    score = measure(stacked, images, data.labels, batch_size=25)
+    np.testing.assert_allclose(score.accuracy, np.mean(np.array(expected) == data.labels[None], axis=1))
 
 
 @pytest.mark.parametrize(
-    ("members", "message"),
+    ("change", "message"),
     [
-        ([np.arange(60)], "one index array for each"),
-        ([np.arange(60), np.arange(0)], r"members\[1\]"),
-        ([np.array([60]), np.arange(60)], r"members\[0\]"),
-        ([np.array([-1]), np.arange(60)], r"members\[0\]"),
+        ({"every": 6}, "multiple of block=4"),
+        ({"patience": 2}, "needs validation and every"),
+        ({"tensorboard": True}, "needs a folder"),
+        ({"steps": -1}, "0 or more"),
+        ({"data": Resident(toy_set().images, toy_set().labels, [np.arange(60)])}, "one index array for each"),
+        ({"data": Stream(source(), 4, seed=0)}, "trainer's, 8"),
     ],
 )
-def test_fit_refuses_bad_members(pool, members, message):
+def test_fit_refuses(data, change, message):
     trainer = Trainer(train_step(OPTIMIZER), batch_size=8, block=4)
+    arguments = {"data": data, "steps": 4, "key": jax.random.key(0)} | change
     with pytest.raises(ValueError, match=message):
-        trainer.fit(states(range(2)), pool, members, 4, jax.random.key(0))
+        trainer.fit(states(2), **arguments)
 
 
-def test_trainer_and_predict_refuse_bad_arguments():
+def test_trainer_refuses_bad_arguments(data):
     with pytest.raises(ValueError, match="at least 1"):
         Trainer(train_step(OPTIMIZER), batch_size=0)
-    with pytest.raises(TypeError, match="uint8"):
-        predict(states([0]), np.zeros((1, 6, 6, 1), np.float32))
+    with pytest.raises(TypeError, match="Resident or a Stream"):
+        Trainer(train_step(OPTIMIZER)).fit(states(1), data.images, 1, jax.random.key(0))
+    with pytest.raises(ValueError, match="divisible by the 8 devices"):
+        Trainer(train_step(OPTIMIZER), 12, layout=layout()).fit(states(1), data, 1, jax.random.key(0))
+    with pytest.raises(ValueError, match="stacked"):
+        Trainer(train_step(OPTIMIZER)).fit(create(Small(nnx.Rngs(0)), OPTIMIZER), data, 1, jax.random.key(0))
+
+
+def test_an_unwritable_folder_is_named_before_training(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot be made or written"):
+        Trainer(train_step(OPTIMIZER), 8, 4).fit(states(1), data, 4, jax.random.key(0), folder=tmp_path / "file" / "run")

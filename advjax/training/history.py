@@ -1,0 +1,120 @@
+"""The course of a training: loss and accuracy of each network, as arrays, as CSV and for TensorBoard."""
+
+import csv
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from advjax.training.predictions import Score
+
+__all__ = ["History", "Log"]
+
+_COLUMNS = ("step", "network", "loss", "accuracy", "validation_loss", "validation_accuracy")
+
+
+@dataclasses.dataclass(eq=False)
+class History:
+    """One row for each block of steps: the step after it, its means, and what validation said there.
+
+    Attributes:
+        rows: each `{"step": int, "loss": [S], "accuracy": [S]}` and, where it was measured, "validation_loss" and
+            "validation_accuracy" [S]; all JSON values, so that a checkpoint can hold them.
+    """
+
+    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def add(self, step: int, loss: np.ndarray, accuracy: np.ndarray) -> None:
+        """Appends the row of the block that ended before `step`."""
+        self.rows.append({"step": step, "loss": _listed(loss), "accuracy": _listed(accuracy)})
+
+    def validated(self, score: Score) -> None:
+        """Adds what validation said of the last row's networks."""
+        self.rows[-1] |= {"validation_loss": _listed(score.loss), "validation_accuracy": _listed(score.accuracy)}
+
+    def column(self, name: str, networks: int) -> np.ndarray:
+        """One column as float32 [S, rows], over the rows that have it.
+
+        >>> history = History()
+        >>> history.add(10, np.array([0.5, 0.25]), np.array([1.0, 1.0]))
+        >>> history.column("loss", 2).tolist()
+        [[0.5], [0.25]]
+        """
+        found = [row[name] for row in self.rows if name in row]
+        return np.array(found, np.float32).reshape(-1, networks).T
+
+    def best(self) -> tuple[int, float] | None:
+        """The step of the highest mean validation accuracy, the first of equals, and that accuracy; None: none."""
+        scores = [(row["step"], float(np.mean(row["validation_accuracy"]))) for row in self._validations()]
+        return max(scores, key=lambda pair: pair[1]) if scores else None
+
+    def validations_since_best(self) -> int:
+        """How many validations there were after the best one."""
+        best = self.best()
+        return 0 if best is None else sum(row["step"] > best[0] for row in self._validations())
+
+    def _validations(self) -> list[dict[str, Any]]:
+        return [row for row in self.rows if "validation_accuracy" in row]
+
+
+class Log:
+    """Writes rows as they come to `folder/metrics.csv` and, if asked, to TensorBoard event files in `folder`.
+
+    The CSV has a line for each row and network: step, network, loss, accuracy, validation_loss, validation_accuracy
+    (empty where it was not measured). A resumed training begins with the rows it restored, and drops later ones.
+
+    Args:
+        folder: where to write; made if it is not there.
+        history: the rows so far.
+        tensorboard: needs tensorboardX: `pip install "advjax[tensorboard]"`.
+
+    Raises:
+        ImportError: tensorboardX is missing.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], history: History, *, tensorboard: bool = False) -> None:
+        path = pathlib.Path(folder) / "metrics.csv"
+        partial = path.with_name(path.name + ".partial")
+        self._events = _events(path.parent, history) if tensorboard else None
+        self._file = open(partial, "w", newline="")  # noqa: SIM115 (closed by `close`)
+        self._writer = csv.writer(self._file)
+        self._writer.writerow(_COLUMNS)
+        for row in history.rows:
+            self._writer.writerows(_lines(row))
+        self._file.flush()
+        os.replace(partial, path)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Writes one row, so that whoever watches the file sees it now."""
+        self._writer.writerows(_lines(row))
+        self._file.flush()
+        if self._events is not None:
+            for name in _COLUMNS[2:]:
+                for network, number in enumerate(row.get(name, ())):
+                    self._events.add_scalar(f"{name}/network_{network}", number, row["step"])
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def _events(folder: pathlib.Path, history: History) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise ImportError('tensorboard=True needs tensorboardX: pip install "advjax[tensorboard]"') from error
+    # Rows after the restored step belong to a course that is being made again.
+    return SummaryWriter(str(folder), purge_step=history.rows[-1]["step"] + 1 if history.rows else 0)
+
+
+def _lines(row: dict[str, Any]) -> list[list[Any]]:
+    networks = range(len(row["loss"]))
+    return [[row["step"], s, *(row[name][s] if name in row else "" for name in _COLUMNS[2:])] for s in networks]
+
+
+def _listed(values: np.ndarray) -> list[float]:
+    return [float(number) for number in np.asarray(values, np.float32)]

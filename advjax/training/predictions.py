@@ -1,0 +1,107 @@
+"""What stacked networks say of many images, in evaluation mode: their classes, their loss and accuracy."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from advjax.data.pipeline import padded
+from advjax.data.transforms import to_float
+from advjax.training.networks import over_networks
+from advjax.training.sharding import Layout, default_layout
+from advjax.training.state import TrainState
+
+__all__ = ["Score", "measure", "predict"]
+
+
+class Score(NamedTuple):
+    """The mean cross-entropy and the share of right answers of each of S networks, float32 [S]."""
+
+    loss: np.ndarray
+    accuracy: np.ndarray
+
+
+def predict(
+    states: TrainState, images: np.ndarray, *, batch_size: int = 500, layout: Layout | None = None
+) -> np.ndarray:
+    """The classes int32 [S, N] that S stacked networks give to images [N, H, W, C], in evaluation mode.
+
+    The images, uint8 or float32 in [0, 1], are read in batches of one size, the last one padded: one program for any
+    N. With a layout of several devices the batches are divided over them.
+
+    >>> from advjax.training import create, stack
+    >>> network = nnx.Sequential(lambda x: x.reshape(x.shape[0], -1), nnx.Linear(4, 2, rngs=nnx.Rngs(0)))
+    >>> predict(stack([create(network, optax.sgd(0.1))]), np.zeros((3, 2, 2, 1), np.uint8)).shape
+    (1, 3)
+    """
+    labels = np.zeros(len(images), np.int32)
+    parts = [classes[:, valid] for _, classes, valid in _batches(states, images, labels, batch_size, layout)]
+    return np.concatenate(parts, axis=1) if parts else np.zeros((states.step.shape[0], 0), np.int32)
+
+
+def measure(
+    states: TrainState,
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    batch_size: int = 500,
+    layout: Layout | None = None,
+) -> Score:
+    """The mean cross-entropy and accuracy of S stacked networks on images as for `predict` with labels int32 [N].
+
+    >>> from advjax.training import create, stack
+    >>> network = nnx.Sequential(lambda x: x.reshape(x.shape[0], -1), nnx.Linear(4, 2, rngs=nnx.Rngs(0)))
+    >>> states = stack([create(network, optax.sgd(0.1))])
+    >>> measure(states, np.zeros((3, 2, 2, 1), np.uint8), np.zeros(3, np.int32)).accuracy.tolist()
+    [1.0]
+    """
+    if len(images) == 0:
+        raise ValueError("images must hold at least one image to measure on, got none")
+    seen = []
+    for start, (losses, classes, valid) in enumerate(_batches(states, images, labels, batch_size, layout)):
+        truth = labels[start * batch_size :][: valid.sum()]
+        seen.append((losses[:, valid].sum(1, dtype=np.float64), (classes[:, valid] == truth[None]).sum(1)))
+    loss, right = (np.sum(part, axis=0) / len(images) for part in zip(*seen, strict=True))
+    return Score(loss.astype(np.float32), right.astype(np.float32))
+
+
+def _batches(
+    states: TrainState, images: np.ndarray, labels: np.ndarray, batch_size: int, layout: Layout | None
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Losses [S, B], classes [S, B] and validity [B] of each padded batch, one batch ahead of the reader."""
+    where = default_layout() if layout is None else layout
+    waiting = None
+    for image, label, valid in padded(images, labels, batch_size):
+        result = _answers(states.graphdef, where, states.params, states.rest, image, label)
+        if waiting is not None:
+            yield tuple(map(np.asarray, waiting))  # type: ignore[misc]
+        waiting = (*result, valid)
+    if waiting is not None:
+        yield tuple(map(np.asarray, waiting))  # type: ignore[misc]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _answers(
+    graphdef: Any, layout: Layout, params: Any, rest: Any, images: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    pixels = to_float(images) if images.dtype == jnp.uint8 else images
+    if layout.mesh.size > 1 and pixels.shape[0] % layout.mesh.shape["data"] == 0:
+        pixels = jax.lax.with_sharding_constraint(pixels, layout.of_batch(0, pixels.ndim))
+
+    def one(params: Any, rest: Any) -> tuple[jax.Array, jax.Array]:
+        if layout.mesh.size > 1:
+            params = jax.lax.with_sharding_constraint(params, layout.replicated)  # see Trainer
+        model = nnx.merge(graphdef, params, rest, copy=True)
+        model.eval()
+        logits = model(pixels)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return losses, jnp.argmax(logits, -1).astype(jnp.int32)
+
+    answers = over_networks(one, layout, params, rest)
+    # Whole on every device, so that every process can read them.
+    return jax.lax.with_sharding_constraint(answers, layout.replicated) if layout.mesh.size > 1 else answers
