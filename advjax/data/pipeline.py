@@ -120,6 +120,7 @@ class Stream:
     It holds a position, and `take` moves it: one `Stream` feeds one training run.
 
     Attributes:
+        batch_size: images of a global batch, B.
         local_batch_size: the rows of a batch that this process yields, B / P.
 
     >>> source = [{"image": np.full((2, 2, 1), i, np.uint8), "label": i} for i in range(5)]
@@ -185,6 +186,7 @@ class Stream:
                 "threads must be at least 1, workers and prefetch at least 0, "
                 f"got threads={threads}, workers={workers}, prefetch={prefetch}"
             )
+        self.batch_size = batch_size
         self.local_batch_size = batch_size // count
         self._read = _ReadBatch(source, transform, seed, self.local_batch_size)
         self._belongs_to: dict[str, int | str | bool] = {

@@ -4,8 +4,9 @@ from advjax.data.pipeline import Resident, Stream
 from advjax.training.checkpoint import CheckpointError, Checkpoints
 from advjax.training.history import History
 from advjax.training.interrupts import Preempted
-from advjax.training.loop import Fitted, NonFiniteLossError, Trainer
+from advjax.training.loop import Trainer
 from advjax.training.predictions import Score, measure, predict
+from advjax.training.run import Fitted, NonFiniteLossError
 from advjax.training.sharding import Layout, default_layout, initialize, layout
 from advjax.training.state import TrainState, create, ensemble, stack, to_model, unstack
 from advjax.training.step import Batch, Metrics, cross_entropy, train_step

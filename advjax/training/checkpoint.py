@@ -260,7 +260,7 @@ class Checkpoints:
             use, warning = files.latest(self.folder)[which], ""
             if damage := files.damage(use.path):
                 raise CheckpointError(f"the checkpoint {use.path} is damaged: {damage}")
-        return {"name": use.path.name, "contents": use.record(), "warning": warning}
+        return {"name": use.path.name, "contents": use.contents(), "warning": warning}
 
     def _choose_whole(self, everything: Sequence[files.Saved], which: str) -> tuple[files.Saved, str]:
         whole: list[files.Saved] = []

@@ -48,14 +48,14 @@ class Saved:
     step: int
     path: pathlib.Path
 
-    def record(self) -> dict[str, Any]:
-        """What `publish` was given."""
+    def contents(self) -> dict[str, Any]:
+        """What `publish` was given as record."""
         return json.loads((self.path / _RECORD).read_text())
 
     def score(self) -> float | None:
         """None also if it cannot be read: keeping and deleting must go on next to a damaged checkpoint."""
         try:
-            return self.record()["score"]
+            return self.contents()["score"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

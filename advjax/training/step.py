@@ -181,7 +181,8 @@ class _TrainingApply:
         for _, node in nnx.iter_graph(model):
             if isinstance(node, nnx.BatchNorm):
                 # Collectives over the mapped axis: also in the gradient, where each image moves all others' statistics.
-                node.axis_name = IMAGE_AXIS if node.axis_name is None else (node.axis_name, IMAGE_AXIS)
+                axes: Any = IMAGE_AXIS if node.axis_name is None else (node.axis_name, IMAGE_AXIS)
+                node.axis_name = axes
         _reseed(model, jax.random.fold_in(key, jax.lax.axis_index(IMAGE_AXIS)))
         logits: jax.Array = model(images)
         return logits

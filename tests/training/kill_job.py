@@ -13,10 +13,10 @@ from tests.training.nets import OPTIMIZER, Small, toy_set
 
 
 def main(folder: str) -> None:
-    """Trains for 400 steps with a checkpoint every 10; a kill hits steps, reads and writes alike."""
+    """Trains for 400 steps with a checkpoint every 5; a kill hits steps, reads and writes alike."""
     print("ready", flush=True)
     trainer = Trainer(train_step(OPTIMIZER, attack=fgs(0.05), mix=0.5), batch_size=8, block=5)
-    fitted = trainer.fit(ensemble(Small, OPTIMIZER, 2), toy_set(), 400, jax.random.key(5), folder=folder, every=10)
+    fitted = trainer.fit(ensemble(Small, OPTIMIZER, 2), toy_set(), 400, jax.random.key(5), folder=folder, every=5)
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves((fitted.states.params, fitted.states.opt_state))]
     rows = [repr(row) for row in fitted.history.rows]
     print(hashlib.sha256(b"".join(leaf.tobytes() for leaf in leaves) + "".join(rows).encode()).hexdigest(), flush=True)

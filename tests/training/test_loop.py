@@ -189,7 +189,9 @@ def test_a_run_goes_on_where_it_was_saved_and_logs_each_row_once(data, tmp_path)
     equal(whole.states, fitted.states)
     assert fitted.history.rows == whole.history.rows
     rows = list(csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines()))
-    assert [(int(row["step"]), int(row["network"])) for row in rows] == [(s, n) for s in range(4, 25, 4) for n in (0, 1)]
+    assert [(int(row["step"]), int(row["network"])) for row in rows] == [
+        (s, n) for s in range(4, 25, 4) for n in (0, 1)
+    ]
     assert float(rows[-1]["loss"]) == whole.history.rows[-1]["loss"][1]
 
 
@@ -212,9 +214,7 @@ def test_another_network_or_optimizer_in_the_folder_is_refused(data, tmp_path):
     trainer.fit(states(1), data, 4, key, folder=tmp_path)
     adam = optax.adam(0.1)
     with pytest.raises(ValueError, match="opt_state"):
-        Trainer(train_step(adam), batch_size=8, block=4).fit(
-            ensemble(Small, adam, 1), data, 8, key, folder=tmp_path
-        )
+        Trainer(train_step(adam), batch_size=8, block=4).fit(ensemble(Small, adam, 1), data, 8, key, folder=tmp_path)
 
 
 def poisoned(at):
@@ -226,7 +226,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_step_and_checkpoint(da
     trainer = Trainer(train_step(optimizer), batch_size=8, block=2)
     with pytest.raises(NonFiniteLossError, match=r"network 0 is nan at step 7"):
         trainer.fit(ensemble(Small, optimizer, 2), data, 20, jax.random.key(0))
-    with pytest.raises(NonFiniteLossError, match=r"step 7.*last good checkpoint is of step 6"):
+    with pytest.raises(NonFiniteLossError, match=r"step 7.*last good checkpoint, in .*, is of step 6"):
         trainer.fit(ensemble(Small, optimizer, 2), data, 20, jax.random.key(0), folder=tmp_path, every=2)
 
 
@@ -234,7 +234,9 @@ def test_weights_that_are_not_finite_are_not_saved(data, tmp_path):
     """The update of a block's last step is poisoned: its losses are all finite."""
     optimizer = poisoned(3)
     trainer = Trainer(train_step(optimizer), batch_size=8, block=2)
-    with pytest.raises(NonFiniteLossError, match=r"a weight of network 0 .* after step 4.* checkpoint is of step 2"):
+    with pytest.raises(
+        NonFiniteLossError, match=r"a weight of network 0 .* after step 4.* checkpoint, in .*, is of step 2"
+    ):
         trainer.fit(ensemble(Small, optimizer, 1), data, 20, jax.random.key(0), folder=tmp_path, every=2)
 
 
@@ -345,4 +347,13 @@ def test_trainer_refuses_bad_arguments(data):
 def test_an_unwritable_folder_is_named_before_training(data, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot be made or written"):
-        Trainer(train_step(OPTIMIZER), 8, 4).fit(states(1), data, 4, jax.random.key(0), folder=tmp_path / "file" / "run")
+        Trainer(train_step(OPTIMIZER), 8, 4).fit(
+            states(1), data, 4, jax.random.key(0), folder=tmp_path / "file" / "run"
+        )
+
+
+def test_config_must_be_json(data, tmp_path):
+    with pytest.raises(TypeError, match="config must be a mapping of JSON values"):
+        Trainer(train_step(OPTIMIZER), 8, 4).fit(
+            states(1), data, 4, jax.random.key(0), folder=tmp_path, config={"optimizer": OPTIMIZER}
+        )

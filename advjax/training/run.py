@@ -1,0 +1,175 @@
+"""One training from its newest checkpoint to its end: blocks of steps, and what is due between them."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from advjax.training.feed import Feed
+from advjax.training.history import History
+from advjax.training.keeper import Keeper
+from advjax.training.predictions import measure
+from advjax.training.sharding import Layout
+from advjax.training.state import TrainState
+from advjax.training.step import Batch, Metrics
+
+__all__ = ["Block", "Fitted", "NonFiniteLossError", "Plan", "Run"]
+
+
+class NonFiniteLossError(FloatingPointError):
+    """A loss or a weight was NaN or infinite; the message names the network, the step and the last good checkpoint."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fitted:
+    """What a training gave.
+
+    Attributes:
+        states: the stacked states [S] after the last step.
+        best: those after the step of best validation accuracy (the mean over the networks); None without validation.
+        history: one row for each block of steps.
+        early: whether it stopped before the last step because validation improved no more.
+    """
+
+    states: TrainState
+    best: TrainState | None
+    history: History
+    early: bool = False
+
+    @property
+    def loss(self) -> np.ndarray:
+        """The mean loss of each network over each block of steps, float32 [S, blocks]."""
+        return self.history.column("loss", self.states.step.shape[0])
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """The share of right answers of each network in each block, for the images it learned on, [S, blocks]."""
+        return self.history.column("accuracy", self.states.step.shape[0])
+
+
+class Plan(NamedTuple):
+    """When the training ends, and what is due between blocks (see `Trainer.fit`)."""
+
+    end: int
+    block: int
+    every: int | None
+    validation: tuple[np.ndarray, np.ndarray] | None
+    patience: int | None
+
+    def due(self, step: int) -> bool:
+        """Whether to validate and save after `step`."""
+        return step == self.end or (self.every is not None and step % self.every == 0)
+
+
+# `(states, content, order, number of steps) -> states, metrics [S, block], weights are finite [S]`
+Block = Callable[[TrainState, Batch, np.ndarray, np.int32], tuple[TrainState, Metrics, jax.Array]]
+
+
+class _Running(NamedTuple):
+    """A block that the device works on: the step after it, its number of steps, and what it will say."""
+
+    step: int
+    steps: int
+    metrics: Metrics
+    finite: jax.Array
+
+
+class Run:
+    """The state of one training on the host."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        block: Block,
+        feed: Feed,
+        where: Layout,
+        keeper: Keeper | None,
+        advance: Callable[[int, float, float], None],
+    ) -> None:
+        self._plan, self._block, self._feed, self._where = plan, block, feed, where
+        self._keeper, self._advance = keeper, advance
+        self._history = History()
+        self._best: TrainState | None = None
+        self._running: _Running | None = None
+
+    def train(self, states: TrainState, images_a_step: int) -> Fitted:
+        """From the newest checkpoint, or from `states`, to the end."""
+        states = self._begin(states)
+        step = int(np.max(Layout.to_host(states.step)))
+        self._advance(step * images_a_step, 0.0, 0.0)
+        early = self._is_early()
+        while step < self._plan.end and not early:
+            count = min(self._plan.block, self._plan.end - step)
+            # The host prepares this block while the device still works on the one before, and reads that one's
+            # numbers only when the device has this one to work on.
+            content, order = self._feed.next(step, count)
+            states, metrics, finite = self._block(states, content, order, np.int32(count))
+            self._read()
+            step += count
+            self._running = _Running(step, count, metrics, finite)
+            signal = self._keeper.requested() if self._keeper is not None else None
+            if self._plan.due(step) or signal is not None:
+                self._read()
+                self._keep(states, step)
+                early = self._is_early()
+                if signal is not None and self._keeper is not None and step < self._plan.end and not early:
+                    self._keeper.stop(signal, step, self._plan.end)
+        if self._keeper is not None:
+            self._keeper.wait()
+        return Fitted(states, self._best, self._history, early)
+
+    def _begin(self, states: TrainState) -> TrainState:
+        if self._keeper is None:
+            return states
+        found = self._keeper.find(states)
+        if found is not None:
+            states, self._best, self._history = found.states, found.best, found.history
+            self._feed.restore(found.feed)
+        self._keeper.open_log(self._history)
+        return states
+
+    def _read(self) -> None:
+        """Adds the row of the block that runs, if one does, when the device is done with it."""
+        if self._running is None:
+            return
+        step, count, metrics, finite = self._running
+        self._running = None
+        losses, right, seen = (np.asarray(part)[:, :count] for part in metrics)
+        if not np.isfinite(losses).all():
+            at, network = np.argwhere(~np.isfinite(losses.T))[0]
+            self._fail(f"the loss of network {network} is {losses[network, at]} at step {step - count + at}")
+        if not np.asarray(finite).all():
+            self._fail(f"a weight of network {int(np.argmin(np.asarray(finite)))} is not finite after step {step}")
+        total = seen.sum(axis=1)
+        self._history.add(step, losses.sum(axis=1) / total, right.sum(axis=1) / total)
+        row = self._history.rows[-1]
+        if self._keeper is not None and not (self._plan.due(step) and self._plan.validation is not None):
+            self._keeper.write(row)
+        self._advance(int(total.sum()), float(np.mean(row["loss"])), float(np.mean(row["accuracy"])))
+
+    def _fail(self, what: str) -> NoReturn:
+        kept = "" if self._keeper is None else f"; {self._keeper.last_good()}"
+        raise NonFiniteLossError(f"{what}: the learning rate may be too high, or the data not finite{kept}")
+
+    def _keep(self, states: TrainState, step: int) -> None:
+        """Validates, where that is due, and saves."""
+        score = None
+        if self._plan.validation is not None and self._plan.due(step):
+            before = self._history.best()
+            measured = measure(states, *self._plan.validation, layout=self._where)
+            self._history.validated(measured)
+            score = float(np.mean(measured.accuracy))
+            if self._history.best() != before:
+                # A copy: the next block is given the states' own memory.
+                self._best = jax.tree.map(jnp.copy, states)
+            if self._keeper is not None:
+                self._keeper.write(self._history.rows[-1])
+        if self._keeper is not None:
+            self._keeper.save(step, states, self._history, self._feed.state(), score)
+
+    def _is_early(self) -> bool:
+        patience = self._plan.patience
+        return patience is not None and self._history.validations_since_best() >= patience
