@@ -1,4 +1,4 @@
-"""Figures: perturbed images beside their perturbations, score histograms, metrics by attack, errors by training set.
+"""Figures: perturbed images, score histograms, metrics by attack, errors by training set, heat maps, curves.
 
 Each function returns a `matplotlib.figure.Figure` that belongs to no window: save it with `figure.savefig(path)`.
 Importing this module does not import matplotlib.
@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["error_figure", "histogram_figure", "metric_figure", "perturbation_figure"]
+__all__ = [
+    "curve_figure", "error_figure", "heat_map_figure", "histogram_figure", "metric_figure", "perturbation_figure",
+]  # fmt: skip
 
 # Okabe and Ito's colours, which stay distinct for colour-blind readers; black stays free for references.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F")
@@ -152,10 +154,69 @@ def error_figure(
     return figure
 
 
+def heat_map_figure(
+    values: np.ndarray, rows: Sequence[str], columns: Sequence[str], *, label: str = "%", title: str = ""
+) -> Any:
+    """A table in colours with its numbers written in.
+
+    Args:
+        values: percentages in [0, 100], [rows, columns]; NaN leaves a field empty.
+        rows, columns: their names.
+        label: of the colour bar.
+        title: of the figure.
+
+    Raises:
+        ValueError: the names do not fit the values.
+
+    >>> len(heat_map_figure(np.array([[99.0, 98.0], [10.0, np.nan]]), ["clean", "PGD"], ["A", "B"]).axes)
+    2
+    """
+    if values.shape != (len(rows), len(columns)):
+        raise ValueError(f"values must have shape {(len(rows), len(columns))}, as the names do, got {values.shape}")
+    figure, axes = _figure(1, 1, (2.6 + 0.9 * len(columns), 1.4 + 0.4 * len(rows)), title)
+    axis = axes[0, 0]
+    picture = axis.imshow(values, cmap="viridis", vmin=0, vmax=100, aspect="auto")
+    axis.set_xticks(range(len(columns)), columns, rotation=30, ha="right", fontsize=8)
+    axis.set_yticks(range(len(rows)), rows, fontsize=8)
+    for (row, column), number in np.ndenumerate(values):
+        if not np.isnan(number):
+            # Dark letters on the bright half of the colour map.
+            colour = "black" if number > 60 else "white"
+            axis.text(column, row, f"{number:.1f}", ha="center", va="center", color=colour, fontsize=8)
+    figure.colorbar(picture, ax=axis, label=label)
+    return figure
+
+
+def curve_figure(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]], *, xlabel: str = "", ylabel: str = "", title: str = ""
+) -> Any:
+    """Curves with bands around them.
+
+    Args:
+        curves: by name, the places [n] and there the value, the lower and the upper end of the band, [n, 3].
+        xlabel, ylabel, title: texts.
+
+    >>> len(curve_figure({"PGD": (np.array([0.0, 0.1]), np.array([[9.0, 8, 10], [5, 4, 6]]))}).axes)
+    1
+    """
+    figure, axes = _figure(1, 1, (6, 4.2), title)
+    axis = axes[0, 0]
+    for index, (name, (places, values)) in enumerate(curves.items()):
+        colour, marker = _COLOURS[index % len(_COLOURS)], "os^Dv"[index % 5]
+        axis.plot(places, values[:, 0], label=name, color=colour, marker=marker, markersize=4, linewidth=1.6)
+        axis.fill_between(places, values[:, 1], values[:, 2], color=colour, alpha=0.15, linewidth=0)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.set_ylim(bottom=0)
+    axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
 def _figure(rows: int, columns: int, size: tuple[float, float], title: str) -> tuple[Any, np.ndarray]:
     # Not pyplot: its figures stay in a global list until they are closed.
-    from matplotlib.figure import Figure
-
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('figures need matplotlib: pip install "advjax[experiments]"') from error
     figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:

@@ -1,21 +1,28 @@
 """Attacks: what to climb, which way, how far, within what; see DESIGN in the README."""
 
+from advjax.attacks.apgd import apgd
 from advjax.attacks.attack import BestOf, Failure, Finish, Move, RandomStart, Repeat, Stack, stack
 from advjax.attacks.constraints import Both, Box, L1Ball, L2Ball, LinfBall, Quantise, Region, ball
-from advjax.attacks.directions import L1, L2, Chain, Masked, Sign, Value
-from advjax.attacks.named import fgs, fgv, hard_positive, hot_cold, hot_cold_sign, pgd
-from advjax.attacks.objectives import CrossEntropy, HotCold, Margin, Targeted
+from advjax.attacks.directions import L1, L2, Chain, Inside, Masked, Sign, Tangent, Value
+from advjax.attacks.iterative import localized_pgd, pgd, targeted
+from advjax.attacks.lbfgs import lbfgs
+from advjax.attacks.named import fgs, fgv, hard_positive, hot_cold, hot_cold_sign, steepest
+from advjax.attacks.objectives import CrossEntropy, HotCold, Margin, Targeted, TargetedDLR
 from advjax.attacks.perceptual import PassAtLeast
 from advjax.attacks.perturb import perturb
 from advjax.attacks.perturbation import Perturbation
+from advjax.attacks.regions import Background, Broad, Exact, Localise, Standard, named_region
 from advjax.attacks.searches import Boundary, Fixed
+from advjax.attacks.square import square
 
 __all__ = [
     "perturb", "Perturbation", "Failure",
-    "fgs", "fgv", "hot_cold", "hot_cold_sign", "hard_positive", "pgd",
+    "fgs", "fgv", "hot_cold", "hot_cold_sign", "hard_positive", "steepest",
+    "pgd", "localized_pgd", "targeted", "apgd", "square", "lbfgs",
     "Move", "Repeat", "RandomStart", "BestOf", "Finish", "Stack", "stack",
-    "CrossEntropy", "Margin", "Targeted", "HotCold",
-    "Sign", "Value", "L2", "L1", "Masked", "Chain",
+    "CrossEntropy", "Margin", "Targeted", "TargetedDLR", "HotCold",
+    "Sign", "Value", "L2", "L1", "Masked", "Inside", "Tangent", "Chain",
     "Fixed", "Boundary",
     "Box", "LinfBall", "L2Ball", "L1Ball", "ball", "Region", "Quantise", "Both", "PassAtLeast",
+    "Standard", "Background", "Exact", "Broad", "Localise", "named_region",
 ]  # fmt: skip

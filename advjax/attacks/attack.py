@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from advjax.attacks.directions import as_direction
-from advjax.attacks.objectives import margin
+from advjax.attacks.objectives import Margin, margin
 from advjax.value import static, value
 
 __all__ = [
@@ -26,6 +26,11 @@ __all__ = [
     "Repeat",
     "Stack",
     "State",
+    "check_count",
+    "check_single",
+    "finite_or_zero",
+    "first_state",
+    "is_clear",
     "is_fooled",
     "stack",
 ]
@@ -77,12 +82,30 @@ class Attack(Protocol):
 
 
 def is_fooled(logits: jax.Array, label: jax.Array) -> jax.Array:
-    """Whether another class beats the label by more than rounding error: logits [K], label scalar -> bool.
+    """Whether another class beats the label by more than rounding error: logits [K], label scalar -> bool."""
+    return is_clear(margin(logits, label), logits)
+
+
+def is_clear(lead: jax.Array, logits: jax.Array) -> jax.Array:
+    """Whether a difference of logits is positive by more than rounding error.
 
     The bar is 1e-5 of the largest |logit|, so that the same image is judged the same when it is classified again
     in another batch, program or device.
     """
-    return margin(logits, label) > 1e-5 * jnp.max(jnp.abs(logits))
+    return lead > 1e-5 * jnp.max(jnp.abs(logits))
+
+
+def first_state(problem: Problem, key: jax.Array) -> State:
+    """The clean image, before anything was done."""
+    return State(
+        image=problem.image,
+        direction=(),
+        key=key,
+        # Like the problem's arrays, so that in a user's `shard_map` a loop's carry varies as its body does.
+        scale=jnp.zeros_like(problem.image, shape=()),
+        calls=jnp.zeros_like(problem.label),
+        failure=jnp.zeros_like(problem.label),
+    )
 
 
 @value
@@ -105,24 +128,16 @@ class Move:
         object.__setattr__(self, "direction", as_direction(self.direction))
 
     def init(self, problem: Problem, key: jax.Array) -> State:
-        return State(
-            image=problem.image,
-            direction=self.direction.init(problem.image),
-            key=key,
-            # Like the problem's arrays, so that in a user's `shard_map` a loop's carry varies as its body does.
-            scale=jnp.zeros_like(problem.image, shape=()),
-            calls=jnp.zeros_like(problem.label),
-            failure=jnp.zeros_like(problem.label),
-        )
+        return first_state(problem, key)._replace(direction=self.direction.init(problem.image))
 
     def step(self, problem: Problem, state: State) -> State:
         def climbed(image: jax.Array) -> jax.Array:
             return self.objective(problem.logits(image), problem.label, problem.clean_logits)
 
         key, direction_key = jax.random.split(state.key)
-        gradient = _finite(jax.grad(climbed)(state.image))
+        gradient = finite_or_zero(jax.grad(climbed)(state.image))
         ray, direction = self.direction.update(gradient, state.direction, state.image, key=direction_key)
-        ray = _finite(ray)
+        ray = finite_or_zero(ray)
         active = jnp.any(ray != 0)
         found = self.search(
             candidate=lambda scale: self.constraint(state.image + scale * ray, problem.image),
@@ -142,8 +157,8 @@ class Repeat:
     steps: int = static()
 
     def __post_init__(self) -> None:
-        _check_single(self.attack)
-        _check_count("steps", self.steps)
+        check_single(self.attack)
+        check_count("steps", self.steps)
 
     def init(self, problem: Problem, key: jax.Array) -> State:
         return self.attack.init(problem, key)
@@ -162,7 +177,7 @@ class RandomStart:
     random = True
 
     def __post_init__(self) -> None:
-        _check_single(self.attack)
+        check_single(self.attack)
 
     def init(self, problem: Problem, key: jax.Array) -> State:
         key, start_key = jax.random.split(key)
@@ -182,7 +197,7 @@ class Finish:
     constraint: Any
 
     def __post_init__(self) -> None:
-        _check_single(self.attack)
+        check_single(self.attack)
 
     def init(self, problem: Problem, key: jax.Array) -> State:
         return self.attack.init(problem, key)
@@ -194,14 +209,15 @@ class Finish:
 
 @value
 class BestOf:
-    """Runs an attack `restarts` times with different keys and keeps the image of largest margin."""
+    """Runs an attack `restarts` times with different keys and keeps the image of largest `objective`, the margin."""
 
     attack: Any
     restarts: int = static()
+    objective: Any = Margin()
 
     def __post_init__(self) -> None:
-        _check_single(self.attack)
-        _check_count("restarts", self.restarts)
+        check_single(self.attack)
+        check_count("restarts", self.restarts)
 
     def init(self, problem: Problem, key: jax.Array) -> State:
         return self.attack.init(problem, key)
@@ -209,21 +225,21 @@ class BestOf:
     def step(self, problem: Problem, state: State) -> State:
         def run(start: State) -> tuple[State, jax.Array]:
             end = self.attack.step(problem, start)
-            return end, margin(problem.logits(end.image), problem.label)
+            return end, self.objective(problem.logits(end.image), problem.label, problem.clean_logits)
 
         def again(index: jax.Array, carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
-            best, best_margin = carry
-            other, other_margin = run(self.attack.init(problem, jax.random.fold_in(restart_key, index)))
-            better = other_margin > best_margin
+            best, height = carry
+            other, other_height = run(self.attack.init(problem, jax.random.fold_in(restart_key, index)))
+            better = other_height > height
             kept = jax.tree.map(lambda new, old: jnp.where(better, new, old), other, best)
             calls = best.calls + other.calls + 1
-            return kept._replace(calls=calls), jnp.maximum(other_margin, best_margin)
+            return kept._replace(calls=calls), jnp.maximum(other_height, height)
 
         # The first run splits its key into the children 0 and 1; this one is neither.
         restart_key = jax.random.fold_in(state.key, 2)
-        best, best_margin = run(state)
+        best, height = run(state)
         first = best._replace(calls=best.calls + 1)
-        return jax.lax.fori_loop(1, self.restarts, again, (first, best_margin))[0]
+        return jax.lax.fori_loop(1, self.restarts, again, (first, height))[0]
 
 
 @value
@@ -257,16 +273,18 @@ def stack(attacks: Sequence[Any]) -> Stack:
     return Stack(jax.tree.unflatten(structures[0], stacked))
 
 
-def _finite(array: jax.Array) -> jax.Array:
+def finite_or_zero(array: jax.Array) -> jax.Array:
     """Zeros where anything is not finite: the rest means nothing, and 0 times infinity is NaN even for no step."""
     return jnp.where(jnp.all(jnp.isfinite(array)), array, jnp.zeros_like(array))
 
 
-def _check_single(attack: Any) -> None:
+def check_single(attack: Any) -> None:
+    """Raises ValueError for a stack, where one attack is wanted."""
     if isinstance(attack, Stack):
         raise ValueError("attack must be a single attack, got a stack: combine first, then stack([...]) the results")
 
 
-def _check_count(name: str, count: Any) -> None:
+def check_count(name: str, count: Any) -> None:
+    """Raises ValueError unless `count` is an integer of 1 or more."""
     if not isinstance(count, int) or count < 1:
         raise ValueError(f"{name} must be an integer of 1 or more, got {count!r}")

@@ -125,7 +125,10 @@ class L2Ball:
         check_not_negative("epsilon", self.epsilon)
 
     def __call__(self, candidate: jax.Array, origin: jax.Array) -> jax.Array:
-        return origin + optax.projections.projection_l2_ball(candidate - origin, jnp.asarray(self.epsilon))
+        change = candidate - origin
+        size = jnp.linalg.norm(change)
+        # Not optax's, which divides by zero for a radius of 0.
+        return origin + change * jnp.where(size > self.epsilon, self.epsilon / jnp.where(size > 0, size, 1.0), 1.0)
 
     def sample(self, key: jax.Array, image: jax.Array) -> jax.Array:
         """A uniform draw from the ball around zero, of the shape of `image`."""
@@ -148,11 +151,13 @@ class L1Ball:
         # optax mixes integers and floats in there: strict promotion (a user's setting) would refuse that, and with
         # 64 bits enabled it comes out in float64.
         wide = jnp.result_type(float)
+        epsilon = jnp.asarray(self.epsilon, wide)
         with jax.numpy_dtype_promotion("standard"):
+            # It divides by zero for a radius of 0.
             projected = optax.projections.projection_l1_ball(
-                (candidate - origin).astype(wide), jnp.asarray(self.epsilon, wide)
+                (candidate - origin).astype(wide), jnp.where(epsilon > 0, epsilon, 1.0)
             )
-        return origin + projected.astype(candidate.dtype)
+        return origin + jnp.where(epsilon > 0, projected, 0.0).astype(candidate.dtype)
 
     def sample(self, key: jax.Array, image: jax.Array) -> jax.Array:
         """A uniform draw from the ball around zero, of the shape of `image`."""

@@ -5,7 +5,7 @@ A direction gets the gradient of the objective to *climb*.  Any optax transforma
 descends, so give it a negative learning rate.  Where the gradient is zero the ray is zero, never NaN.
 """
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,10 @@ import optax
 
 from advjax.value import number, static, value
 
-__all__ = ["L1", "L2", "Chain", "Direction", "Masked", "Optax", "Sign", "Value", "as_direction"]
+__all__ = [
+    "L1", "L2", "Chain", "Direction", "Inside", "Masked", "Optax", "Sign", "Tangent", "Value", "as_direction",
+    "steepest_ray",
+]  # fmt: skip
 
 
 class Direction(Protocol):
@@ -75,8 +78,13 @@ class L1(_Stateless):
     pixels: int = static(default=1)
 
     def __post_init__(self) -> None:
-        if self.pixels < 1:
-            raise ValueError(f"pixels must be 1 or more, got {self.pixels}")
+        if not isinstance(self.pixels, int) or self.pixels < 1:
+            raise ValueError(f"pixels must be 1 or more, got {self.pixels!r}")
+
+    def check_image_shape(self, shape: tuple[int, ...]) -> None:
+        """Raises ValueError if images of `shape` [H, W, C] have fewer entries than `pixels`."""
+        if self.pixels > np.prod(shape):
+            raise ValueError(f"pixels must be at most {np.prod(shape)}, the entries of an image, got {self.pixels}")
 
     def ray(self, gradient: jax.Array) -> jax.Array:
         flat = gradient.reshape(-1)
@@ -97,6 +105,46 @@ class Masked(_Stateless):
 
     def ray(self, gradient: jax.Array) -> jax.Array:
         return jnp.where(self.mask, gradient, jnp.zeros_like(gradient))
+
+
+@value
+class Inside(_Stateless):
+    """Forgets the gradient where the pixel is 0 and ought to fall, or 1 and ought to rise: no step goes there."""
+
+    def update(
+        self, gradient: jax.Array, state: Any, image: jax.Array | None = None, **extra: Any
+    ) -> tuple[jax.Array, Any]:
+        if image is None:
+            raise ValueError("Inside needs the image beside the gradient, got None")
+        stuck = ((image <= 0) & (gradient < 0)) | ((image >= 1) & (gradient > 0))
+        return jnp.where(stuck, jnp.zeros_like(gradient), gradient), state
+
+
+@value
+class Tangent(_Stateless):
+    """`Pi_B g`: the gradient's orthogonal projection onto the span of `basis` (Shaham et al. 2015, eq. 12-13).
+
+    Attributes:
+      basis: [k, H, W, C], or one for each image [B, k, H, W, C]; the k vectors need not be orthonormal, nor
+        independent.
+    """
+
+    basis: Any = number(rank=4)
+
+    def check_image_shape(self, shape: tuple[int, ...]) -> None:
+        """Raises ValueError if the basis is not of images of `shape` [H, W, C]."""
+        if tuple(np.shape(self.basis)[-3:]) != tuple(shape):
+            raise ValueError(
+                f"basis must be [k, {', '.join(map(str, shape))}], or one for each image, got {np.shape(self.basis)}"
+            )
+
+    def ray(self, gradient: jax.Array) -> jax.Array:
+        vectors = jnp.asarray(self.basis).reshape(-1, gradient.size)
+        _, sizes, rows = jnp.linalg.svd(vectors, full_matrices=False)
+        # What float error alone adds to the span is no part of it.
+        slack = jnp.finfo(rows.dtype).eps * max(vectors.shape)
+        rows = jnp.where((sizes > slack * jnp.max(sizes))[:, None], rows, jnp.zeros_like(rows))
+        return (rows.T @ (rows @ gradient.reshape(-1))).reshape(gradient.shape)
 
 
 @value
@@ -137,6 +185,17 @@ class Chain:
             gradient, part_state = part.update(gradient, part_state, image, **extra)
             states.append(part_state)
         return gradient, tuple(states)
+
+
+def steepest_ray(norm: Literal["linf", "l2", "l1"], pixels: int = 1) -> Sign | L2 | L1:
+    """The direction of steepest ascent under `norm`: the one d of norm 1 that maximises `<g, d>`."""
+    if norm not in ("linf", "l2", "l1"):
+        raise ValueError(f'norm must be "linf", "l2" or "l1", got {norm!r}')
+    if norm == "l1":
+        return L1(pixels)
+    if pixels != 1:
+        raise ValueError(f'pixels is an option of norm="l1" alone, got {pixels} with {norm!r}')
+    return Sign() if norm == "linf" else L2()
 
 
 def as_direction(part: Any) -> Any:

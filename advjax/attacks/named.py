@@ -1,4 +1,4 @@
-"""Named attacks: a few lines over the parts."""
+"""Named attacks of one move: a few lines over the parts."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax.attacks.attack import BestOf, Finish, Move, RandomStart, Repeat, Stack, stack
-from advjax.attacks.constraints import Both, Box, Quantise, Region, ball
-from advjax.attacks.directions import L1, L2, Chain, Masked, Sign, Value
+from advjax.attacks.attack import Move, Stack, stack
+from advjax.attacks.constraints import Both, Box, Quantise
+from advjax.attacks.directions import Chain, Sign, Tangent, Value, steepest_ray
 from advjax.attacks.objectives import CrossEntropy, HotCold
+from advjax.attacks.regions import mask_constraints, mask_directions
 from advjax.attacks.searches import Boundary, Fixed
 
-__all__ = ["fgs", "fgv", "hard_positive", "hot_cold", "hot_cold_sign", "pgd"]
+__all__ = ["fgs", "fgv", "hard_positive", "hot_cold", "hot_cold_sign", "steepest"]
 
 
 def fgs(epsilon: Any = None, *, mask: Any = None, levels: int | None = 256) -> Move:
@@ -144,56 +145,54 @@ def hard_positive(attack: Any, factor: Any) -> Any:
     raise ValueError(f"attack must search the boundary, as fgs() without epsilon does, got {attack!r}")
 
 
-def pgd(
-    epsilon: Any,
+def steepest(
+    norm: Literal["linf", "l2", "l1"],
+    radius: Any,
     *,
-    norm: Literal["linf", "l2", "l1"] = "linf",
-    step_size: Any,
-    steps: int,
-    random_start: bool = True,
-    restarts: int = 1,
-    objective: Any = None,
+    pixels: int = 1,
+    basis: Any = None,
     mask: Any = None,
     levels: int | None = 256,
-) -> Any:
-    """Projected gradient descent: `x <- P(x + step_size d(grad J))`, P the ball around the clean image and [0, 1].
+    box: bool = True,
+) -> Move:
+    """The worst perturbation of a linearised loss, in closed form (Shaham, Yamada & Negahban 2015, eq. 11).
 
-    d is the steepest direction in the norm: the sign for linf, g/||g|| for l2, one pixel for l1 (Madry et al. 2018).
-    The steps are not rounded; the last image is, towards the clean image, and so stays in the ball.
+    With g = grad_x J(x, y), one step of the given norm r = `radius`:
+
+        argmax { <g, d> : ||d|| <= r }  =  r sign(g)          for linf,
+                                           r g / ||g||_2       for l2,
+                                           r sign(g_j) e_j     for l1, j = argmax |g_j|: one channel of one pixel.
+
+    With a `basis` of the tangent space of the data at x (eq. 12-13, l2 only) it is `r Pi g / ||Pi g||_2`, Pi the
+    orthogonal projection onto the span of the basis; a mask then cuts `Pi g` before it is normalised.
 
     Args:
-      epsilon: radius of the ball, in [0, 1] units; one number, or one for each image [B].
       norm: "linf", "l2" or "l1".
-      step_size: length of each step in that norm.
-      steps: number of steps.
-      random_start: begin at a uniform point of the ball, rather than at the clean image.
-      restarts: runs from different starts, of which the one of largest margin is kept.
-      objective: what to climb, by default the cross-entropy; see `advjax.attacks.objectives`.
-      mask, levels: as for `fgs`.
+      radius: length of the step in that norm, in [0, 1] units; one number, or one for each image [B].
+      pixels: for l1, the number of entries of largest |g| that share the radius equally.
+      basis: [k, H, W, C], or one for each image [B, k, H, W, C]; orthonormal or not.
+      mask: as for `fgs`.
+      levels: as for `fgs`; the image is rounded towards the clean one, and so stays within the radius.
+      box: clip to [0, 1].  The paper clips nothing: `box=False, levels=None`.
+
+    Raises:
+      ValueError: an unknown norm; a negative radius; `pixels` or `basis` with a norm that they do not go with;
+        `box=False` with `levels`, since there is no grid outside [0, 1].
 
     Example:
-      >>> from advjax import pgd
-      >>> attack = pgd(0.3, step_size=0.01, steps=40)
+      >>> from advjax.attacks import steepest
+      >>> one_pixel = steepest("l1", 0.5)
+      >>> as_in_the_paper = steepest("linf", 0.055, levels=None, box=False)
     """
-    directions: dict[str, Any] = {"linf": Sign(), "l2": L2(), "l1": L1()}
-    region = ball(norm, epsilon)
-    allowed = Both((region, Box(), *_regions(mask)))
-    move = Move(
-        CrossEntropy() if objective is None else objective,
-        Chain((*_masked(mask), directions[norm])),
-        Fixed(step_size),
-        allowed,
-    )
-    attack: Any = Repeat(move, steps)
-    if random_start:
-        attack = RandomStart(attack, region, allowed)
-    if levels is not None:
-        attack = Finish(attack, Quantise(levels, "inward"))
-    if restarts == 1:
-        return attack
-    if not random_start:
-        raise ValueError(f"restarts must be 1 without random_start, since all would be the same, got {restarts}")
-    return BestOf(attack, restarts)
+    if not box and levels is not None:
+        raise ValueError(f"levels must be None with box=False: the grid ends at 0 and 1; got {levels}")
+    if basis is not None and norm != "l2":
+        raise ValueError(f'basis goes with norm="l2" alone: eq. 13 is no closed form for others, got {norm!r}')
+    tangent = () if basis is None else (Tangent(basis),)
+    ray = Chain((*tangent, *mask_directions(mask), steepest_ray(norm, pixels)))
+    grid = () if levels is None else (Quantise(levels, "inward"),)
+    constraint = Both((*((Box(),) if box else ()), *grid, *mask_constraints(mask)))
+    return Move(CrossEntropy(), ray, Fixed(radius), constraint)
 
 
 def _hot_cold(
@@ -215,24 +214,5 @@ def _along_ray(objective: Any, direction: Any, epsilon: Any, mask: Any, levels: 
     rounding: Literal["nearest", "inward"] = "nearest" if epsilon is None else "inward"
     grid = () if levels is None else (Quantise(levels, rounding),)
     # The mask comes last: outside it the clean image's own bits stay.
-    constraint = Both((Box(), *grid, *_regions(mask)))
-    return Move(objective, Chain((*_masked(mask), direction)), search, constraint)
-
-
-def _masked(mask: Any) -> tuple[Masked, ...]:
-    return () if mask is None else (Masked(_checked(mask)),)
-
-
-def _regions(mask: Any) -> tuple[Region, ...]:
-    return () if mask is None else (Region(_checked(mask)),)
-
-
-def _checked(mask: Any) -> Any:
-    if isinstance(mask, jax.core.Tracer):
-        return mask
-    array = np.asarray(mask)
-    if array.ndim not in (3, 4):
-        raise ValueError(f"mask must be [H, W, C] or [H, W, 1], or one for each image, got shape {array.shape}")
-    if not np.all((array == 0) | (array == 1)):
-        raise ValueError(f"mask must hold 0 and 1 only, got values from {array.min()} to {array.max()}")
-    return array.astype(np.bool_)
+    constraint = Both((Box(), *grid, *mask_constraints(mask)))
+    return Move(objective, Chain((*mask_directions(mask), direction)), search, constraint)

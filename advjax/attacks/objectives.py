@@ -1,6 +1,6 @@
 """Objectives: (logits [K], label, clean logits [K]) -> the scalar that an attack climbs."""
 
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,17 @@ import optax
 
 from advjax.value import number, static, value
 
-__all__ = ["CrossEntropy", "HotCold", "Margin", "Objective", "Targeted", "margin"]
+__all__ = [
+    "CrossEntropy",
+    "HotCold",
+    "Margin",
+    "Objective",
+    "Targeted",
+    "TargetedDLR",
+    "check_targets",
+    "margin",
+    "ranked_class",
+]
 
 
 class Objective(Protocol):
@@ -21,6 +31,12 @@ class Objective(Protocol):
 def margin(logits: jax.Array, label: jax.Array) -> jax.Array:
     """`max_{j != y} h_j - h_y`: positive where the model is fooled.  logits [K], label scalar -> scalar."""
     return jnp.max(jnp.where(_one_hot(label, logits), -jnp.inf, logits)) - logits[label]
+
+
+def ranked_class(clean_logits: jax.Array, label: jax.Array, rank: Any) -> jax.Array:
+    """The class of the `rank`-th largest clean logit among the classes other than the label, from 1."""
+    others = jnp.where(_one_hot(label, clean_logits), -jnp.inf, clean_logits)
+    return jnp.argsort(others, descending=True)[rank - 1]
 
 
 @value
@@ -37,24 +53,58 @@ class CrossEntropy:
 
 @value
 class Margin:
-    """`max_{j != y} h_j - h_y`, which does not saturate where the softmax does (Carlini & Wagner 2017)."""
+    """`max_{j != y} h_j - h_y`, which does not saturate where the softmax does (Carlini & Wagner 2017).
+
+    Attributes:
+      target: None; or a class (or one for each image [B]) to climb towards, `h_target - max_{j != target} h_j`.
+    """
+
+    target: Any = number(dtype=np.int32, default=None)
+
+    def check_classes(self, classes: int) -> None:
+        """Raises ValueError if a target is no class of the model."""
+        if self.target is not None:
+            check_targets(self.target, classes)
 
     def __call__(self, logits: jax.Array, label: jax.Array, clean_logits: jax.Array) -> jax.Array:
-        return margin(logits, label)
+        return margin(logits, label) if self.target is None else -margin(logits, jnp.asarray(self.target))
 
 
 @value
 class Targeted:
     """`log softmax(h)_target`: climbs towards the class `target` (a class number, or one for each image [B])."""
 
-    target: int = number(dtype=np.int32)
+    target: Any = number(dtype=np.int32)
 
     def check_classes(self, classes: int) -> None:
         """Raises ValueError if a target is no class of the model."""
-        _check_targets(self.target, classes)
+        check_targets(self.target, classes)
 
     def __call__(self, logits: jax.Array, label: jax.Array, clean_logits: jax.Array) -> jax.Array:
         return -optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(self.target))
+
+
+@value
+class TargetedDLR:
+    """`(h_t - h_y) / (h_1st - (h_3rd + h_4th) / 2)`: the targeted difference-of-logits ratio (Croce & Hein 2020).
+
+    Neither shifting nor scaling the logits changes it, so that a softmax which saturates cannot hide the gradient.
+    It needs four classes.
+
+    Attributes:
+      rank: the target t is the class of the rank-th largest clean logit among the classes other than y, from 1.
+    """
+
+    rank: Any = number(dtype=np.int32, default=1)
+
+    def __call__(self, logits: jax.Array, label: jax.Array, clean_logits: jax.Array) -> jax.Array:
+        if logits.shape[-1] < 4:
+            raise ValueError(f"the difference-of-logits ratio needs 4 classes or more, got {logits.shape[-1]}")
+        target = ranked_class(clean_logits, label, self.rank)
+        top, _ = jax.lax.top_k(logits, 4)
+        spread = top[0] - 0.5 * (top[2] + top[3])
+        # As in the authors' code: logits that are all equal have no spread.
+        return (logits[target] - logits[label]) / (spread + 1e-12)
 
 
 @value
@@ -74,8 +124,8 @@ class HotCold:
       cold: "paper" takes -h_y literally; "abs" takes -|h_y|, which still cools the class where h_y < 0.
     """
 
-    rank: int | None = number(dtype=np.int32, default=None)
-    target: int | None = number(dtype=np.int32, default=None)
+    rank: Any = number(dtype=np.int32, default=None)
+    target: Any = number(dtype=np.int32, default=None)
     cold: Literal["paper", "abs"] = static(default="paper")
 
     def __post_init__(self) -> None:
@@ -89,7 +139,7 @@ class HotCold:
     def check_classes(self, classes: int) -> None:
         """Raises ValueError if a rank or target lies beyond the model's classes."""
         if self.target is not None:
-            _check_targets(self.target, classes)
+            check_targets(self.target, classes)
         elif self.rank is not None and np.any(np.asarray(self.rank) > classes - 1):
             raise ValueError(
                 f"rank must be at most {classes - 1}, the number of other classes, got {np.max(self.rank)}"
@@ -97,11 +147,7 @@ class HotCold:
 
     def __call__(self, logits: jax.Array, label: jax.Array, clean_logits: jax.Array) -> jax.Array:
         is_label = _one_hot(label, clean_logits)
-        if self.target is not None:
-            hot = jnp.asarray(self.target)
-        else:
-            others = jnp.where(is_label, -jnp.inf, clean_logits)
-            hot = jnp.argsort(others, descending=True)[self.rank - 1]  # type: ignore[operator]
+        hot = ranked_class(clean_logits, label, self.rank) if self.target is None else jnp.asarray(self.target)
         cold = jnp.abs(clean_logits) if self.cold == "abs" else clean_logits
         omega = jnp.where(_one_hot(hot, clean_logits), jnp.abs(clean_logits), jnp.zeros_like(clean_logits))
         omega = jnp.where(is_label, -cold, omega)
@@ -113,7 +159,8 @@ def _one_hot(index: jax.Array, logits: jax.Array) -> jax.Array:
     return jnp.arange(logits.shape[-1], dtype=jnp.int32) == index
 
 
-def _check_targets(targets: object, classes: int) -> None:
+def check_targets(targets: object, classes: int) -> None:
+    """Raises ValueError unless `targets` are classes of a model with `classes` of them."""
     array = np.asarray(targets)
     if np.any((array < 0) | (array >= classes)):
         raise ValueError(f"targets must be classes from 0 to {classes - 1}, got {array}")

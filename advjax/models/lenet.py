@@ -7,6 +7,9 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from advjax.models.checkpoint_names import Names, Source
+from advjax.models.taps import Tap, untapped
+
 __all__ = ["LeNet", "caffe_solver"]
 
 # Caffe's "xavier": U(-sqrt(3/fan_in), sqrt(3/fan_in)), by fan_in alone. One object for all networks, because
@@ -26,6 +29,8 @@ class LeNet(nnx.Module):
         num_classes: number of logits.
         rngs: `nnx.Rngs`; the stream `params` draws the weights.
 
+    Taps: input (scaled), pool1, pool2, dense1, penultimate.
+
     Source: BVLC/caffe, examples/mnist/lenet_train_test.prototxt; Rozsa et al. 2016, sec. 5.2.
 
     >>> LeNet(rngs=nnx.Rngs(0))(jnp.zeros((2, 28, 28, 1))).shape
@@ -39,16 +44,28 @@ class LeNet(nnx.Module):
         self.dense1 = nnx.Linear(4 * 4 * 50, 500, **init)
         self.dense2 = nnx.Linear(500, num_classes, **init)
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: jax.Array, tap: Tap = untapped) -> jax.Array:
         """Logits float32 [B, num_classes] of images float32 [B, 28, 28, 1] in [0, 1]."""
         if images.ndim != 4 or images.shape[1:] != (28, 28, 1):
             raise ValueError(f"images must have shape [B, 28, 28, 1], got {images.shape}")
-        x = self.conv1(images * (255 / 256))
-        x = nnx.max_pool(x, (2, 2), strides=(2, 2))
-        x = self.conv2(x)
-        x = nnx.max_pool(x, (2, 2), strides=(2, 2))
-        x = nnx.relu(self.dense1(x.reshape(x.shape[0], -1)))
-        return self.dense2(x)
+        x = tap("input", images * (255 / 256))
+        x = tap("pool1", nnx.max_pool(self.conv1(x), (2, 2), strides=(2, 2)))
+        x = tap("pool2", nnx.max_pool(self.conv2(x), (2, 2), strides=(2, 2)))
+        x = tap("dense1", nnx.relu(self.dense1(x.reshape(x.shape[0], -1))))
+        return tap("penultimate", self.dense2(x))
+
+    def checkpoint_names(self, kind: str) -> list[Names]:
+        """The names in Caffe's lenet_iter_10000.caffemodel, whose ip1 reads the features channels first."""
+        if kind != "caffe":
+            return []
+        layers = {"conv1": "conv1", "conv2": "conv2", "dense1": "ip1", "dense2": "ip2"}
+        return [
+            {
+                f"{ours}/{leaf}": Source(f"{theirs}[{blob}]", (50, 4, 4) if (ours, blob) == ("dense1", 0) else None)
+                for ours, theirs in layers.items()
+                for blob, leaf in enumerate(("kernel", "bias"))
+            }
+        ]
 
 
 def caffe_solver(

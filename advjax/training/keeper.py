@@ -55,7 +55,7 @@ class Keeper:
         if top is not None and top[0] == newest.step:
             best = jax.tree.map(jnp.copy, newest.arrays)
         elif top is not None:
-            kept = self._checkpoints.restore(template, top[0])
+            kept = self._checkpoints.restore(template, "best")
             best = None if kept is None else kept.arrays
         return Found(newest.arrays, best, history, newest.record["feed"])
 

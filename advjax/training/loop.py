@@ -176,13 +176,11 @@ class Trainer:
             ) -> tuple[TrainState, Metrics]:
                 state, seen = carry
                 batch = jax.tree.map(lambda rows: rows[order[i]] if resident else rows[i], content)
-                if layout.mesh.size > 1:
-                    batch = jax.tree.map(lambda x: _constrain(x, layout.of_batch(0, x.ndim)), batch)
+                batch = layout.constrain(batch, jax.tree.map(lambda x: layout.of_batch(0, x.ndim), batch))
                 if layout.parameters == "sharded":
                     # Gathered for this step alone; left to itself the compiler splits the step's convolutions by
                     # channels, slowly, and in a loop of grouped ones wrongly (XLA of JAX 0.10.2, CPU).
-                    whole = jax.tree.map(lambda x: _constrain(x, layout.replicated), state.params)
-                    state = dataclasses.replace(state, params=whole)
+                    state = dataclasses.replace(state, params=layout.constrain(state.params, layout.replicated))
                 state, metrics = self.step(state, batch, jax.random.fold_in(key, state.step))
                 return state, jax.tree.map(lambda all_steps, now: all_steps.at[i].set(now), seen, metrics)
 
@@ -195,20 +193,15 @@ class Trainer:
 
             states, seen, finite = over_networks(one, layout, states, order, keys)
             # Where they came from, so that the next block finds the same program.
-            states = jax.tree.map(_constrain, states, layout.of_states(states))
+            states = layout.constrain(states, layout.of_states(states))
             # Whole on every device, so that every process can read them.
-            seen, finite = jax.tree.map(lambda x: _constrain(x, layout.replicated), (seen, finite))
-            return states, seen, finite
+            return states, *layout.constrain((seen, finite), layout.replicated)
 
         return jax.jit(
             lambda layout, resident, *arrays: accelerate(functools.partial(block, layout, resident))(*arrays),
             static_argnums=(0, 1),
             donate_argnums=2,
         )
-
-
-def _constrain(array: jax.Array, sharding: Any) -> jax.Array:
-    return jax.lax.with_sharding_constraint(array, sharding)
 
 
 def _check_divides(batch_size: int, where: Layout) -> None:

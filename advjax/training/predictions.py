@@ -90,18 +90,16 @@ def _answers(
     graphdef: Any, layout: Layout, params: Any, rest: Any, images: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     pixels = to_float(images) if images.dtype == jnp.uint8 else images
-    if layout.mesh.size > 1 and pixels.shape[0] % layout.mesh.shape["data"] == 0:
-        pixels = jax.lax.with_sharding_constraint(pixels, layout.of_batch(0, pixels.ndim))
+    if pixels.shape[0] % layout.mesh.shape["data"] == 0:
+        pixels = layout.constrain(pixels, layout.of_batch(0, pixels.ndim))
 
     def one(params: Any, rest: Any) -> tuple[jax.Array, jax.Array]:
-        if layout.mesh.size > 1:
-            params = jax.lax.with_sharding_constraint(params, layout.replicated)  # see Trainer
+        params = layout.constrain(params, layout.replicated)  # see Trainer
         model = nnx.merge(graphdef, params, rest, copy=True)
         model.eval()
         logits = model(pixels)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return losses, jnp.argmax(logits, -1).astype(jnp.int32)
 
-    answers = over_networks(one, layout, params, rest)
     # Whole on every device, so that every process can read them.
-    return jax.lax.with_sharding_constraint(answers, layout.replicated) if layout.mesh.size > 1 else answers
+    return layout.constrain(over_networks(one, layout, params, rest), layout.replicated)

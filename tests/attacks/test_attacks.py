@@ -35,11 +35,18 @@ from advjax.attacks import (
     Repeat,
     Sign,
     Targeted,
+    apgd,
+    lbfgs,
+    localized_pgd,
+    square,
+    steepest,
+    targeted,
 )  # fmt: skip
 from tests.models_for_tests import convolutional, convolutional_weights, grid_images, linear, linear_weights
 
 MASK = np.zeros((8, 8, 1), np.int32)
 MASK[2:7, 1:6] = 1
+BASIS = np.random.default_rng(1).normal(size=(20, 8, 8, 1)).astype(np.float32)
 
 ATTACKS = {
     "fgs": lambda **o: fgs(**o),
@@ -53,11 +60,39 @@ ATTACKS = {
     "hot_cold_sign": lambda **o: hot_cold_sign(1, **o),
     "hard_positive": lambda **o: hard_positive(hot_cold(1, **o), 1.1),
     "hard_positive of ranks": lambda **o: hard_positive(hot_cold(ranks=(1, 2), **o), 1.05),
+    "steepest linf": lambda **o: steepest("linf", 0.1, **o),
+    "steepest l2": lambda **o: steepest("l2", 1.0, **o),
+    "steepest l1": lambda **o: steepest("l1", 3.0, pixels=4, **o),
+    "steepest tangent": lambda **o: steepest("l2", 2.0, basis=BASIS, **o),
+    "localized after": lambda **o: localized_pgd("exact", 0.3, step_size=0.1, steps=4, **o),
+    "localized inside": lambda **o: localized_pgd("background", 0.3, step_size=0.1, steps=4, localize="inside", **o),
+    "lbfgs": lambda **o: lbfgs(steps=6, searches=5, **o),
+    "apgd linf": lambda **o: apgd(0.1, steps=6, **o),
+    "apgd l2": lambda **o: apgd(1.0, norm="l2", steps=6, objective="dlr-targeted", targets=2, **o),
+    "square linf": lambda **o: square(0.1, queries=60, **o),
+    "square l2": lambda **o: square(1.0, norm="l2", queries=60, **o),
+    "targeted": lambda **o: targeted(pgd(0.3, step_size=0.1, steps=4, restarts=2, **o), 2),
     "pgd linf": lambda **o: pgd(0.1, step_size=0.03, steps=4, **o),
     "pgd l2": lambda **o: pgd(1.0, norm="l2", step_size=0.4, steps=4, **o),
     "pgd l1": lambda **o: pgd(3.0, norm="l1", step_size=1.0, steps=4, restarts=2, **o),
 }
-BALLS = {"fgs fixed": ("linf", 0.1), "pgd linf": ("linf", 0.1), "pgd l2": ("l2", 1.0), "pgd l1": ("l1", 3.0)}
+BALLS = {
+    "fgs fixed": ("linf", 0.1),
+    "steepest linf": ("linf", 0.1),
+    "steepest l2": ("l2", 1.0),
+    "steepest l1": ("l1", 3.0),
+    "steepest tangent": ("l2", 2.0),
+    "localized after": ("linf", 0.3),
+    "localized inside": ("linf", 0.3),
+    "apgd linf": ("linf", 0.1),
+    "apgd l2": ("l2", 1.0),
+    "square linf": ("linf", 0.1),
+    "square l2": ("l2", 1.0),
+    "targeted": ("linf", 0.3),
+    "pgd linf": ("linf", 0.1),
+    "pgd l2": ("l2", 1.0),
+    "pgd l1": ("l1", 3.0),
+}
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +102,18 @@ def problem():
     return classifier, images, classifier(images).argmax(-1).astype(jnp.int32)
 
 
-@pytest.mark.parametrize("masked", [False, True], ids=["everywhere", "masked"])
-@pytest.mark.parametrize("name", ATTACKS)
+# Masks and radii of these are in `BOUND` too.
+HEAVY = ("steepest", "localized", "lbfgs", "apgd", "square", "targeted")
+
+
+@pytest.mark.parametrize(
+    ("name", "masked"),
+    [
+        pytest.param(name, masked, marks=[pytest.mark.slow] if masked and name.startswith(HEAVY) else [])
+        for name in ATTACKS
+        for masked in (False, True)
+    ],
+)
 def test_every_attack(name, masked, problem):
     classifier, images, labels = problem
     attack = ATTACKS[name](mask=MASK) if masked else ATTACKS[name]()
@@ -99,7 +144,7 @@ def test_every_attack(name, masked, problem):
     assert np.all(again[success] != np.asarray(result.label)[success])
     assert np.all((np.asarray(result.failure) == Failure.NONE) == success)
     # It attacks at all, unless the mask or the target leaves too little.
-    assert success.any() or masked or "l1" in name
+    assert success.any() or masked or "l1" in name or name == "localized after"
     # Same key, same bits.
     repeated = perturb(attack, classifier, images, labels, jax.random.key(0))
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, result, repeated)))
@@ -174,17 +219,46 @@ def test_per_image_masks(problem):
     assert not changed[masks == 0].any()
 
 
-@settings(max_examples=10)
-@given(seed=st.integers(0, 10_000))
-def test_any_mask_holds_on_every_pixel(seed):
+BOUND = {
+    "fgs": lambda e, **o: fgs(e, **o),
+    "fgv": lambda e, **o: fgv(e, **o),
+    "hot_cold_sign": lambda e, **o: hot_cold_sign(1, epsilon=e, **o),
+    "steepest linf": lambda e, **o: steepest("linf", e, **o),
+    "steepest l2": lambda e, **o: steepest("l2", e, **o),
+    "steepest l1": lambda e, **o: steepest("l1", e, pixels=3, **o),
+    "pgd linf": lambda e, **o: pgd(e, step_size=0.1, steps=3, **o),
+    "pgd l2": lambda e, **o: pgd(e, norm="l2", step_size=0.4, steps=3, **o),
+    "pgd l1": lambda e, **o: pgd(e, norm="l1", step_size=1.0, steps=3, pixels=2, **o),
+    "localized linf": lambda e, **o: localized_pgd("broad", e, step_size=0.1, steps=3, **o),
+    "apgd linf": lambda e, **o: apgd(e, steps=5, **o),
+    "apgd l2": lambda e, **o: apgd(e, norm="l2", steps=5, **o),
+    "square linf": lambda e, **o: square(e, queries=20, **o),
+    "square l2": lambda e, **o: square(e, norm="l2", queries=20, **o),
+    "lbfgs": lambda _e, **o: lbfgs(1, steps=4, searches=3, **o),
+}
+
+
+@pytest.mark.parametrize("name", BOUND)
+@settings(max_examples=8)
+@given(seed=st.integers(0, 10_000), scale=st.floats(0.0, 1.0, width=32))
+def test_any_mask_and_per_image_radius_hold_on_every_pixel(name, seed, scale):
     rng = np.random.default_rng(seed)
-    mask = rng.integers(0, 2, (8, 8, 1))
+    norm = name.split()[-1]
+    largest = {"l2": 4.0, "l1": 8.0}.get(norm, 1.0)
+    radii = (rng.random(4) * scale * largest).astype(np.float32)
+    mask = rng.integers(0, 2, (4, 8, 8, 1))
     classifier = from_function(convolutional, convolutional_weights(seed % 7))
-    images = jnp.asarray(grid_images(seed, (4, 8, 8, 1)))
-    for attack in (hot_cold_sign(1, mask=mask), pgd(0.2, step_size=0.1, steps=3, mask=mask)):
-        result = perturb(attack, classifier, images, jnp.asarray(rng.integers(0, 5, 4)), jax.random.key(seed))
-        outside = np.broadcast_to(mask == 0, images.shape)
-        np.testing.assert_array_equal(np.asarray(result.image)[outside], np.asarray(images)[outside])
+    images = grid_images(seed, (4, 8, 8, 1)) * rng.integers(0, 2, (4, 8, 8, 1)).astype(np.float32)
+    attack = BOUND[name](radii, mask=mask)
+    result = perturb(attack, classifier, jnp.asarray(images), jnp.asarray(rng.integers(0, 5, 4)), jax.random.key(seed))
+    pixels = np.asarray(result.image)
+    np.testing.assert_array_equal(pixels[mask == 0], images[mask == 0])
+    np.testing.assert_array_equal(pixels, np.round(pixels * 255).astype(np.uint8) / np.float32(255))
+    if name != "lbfgs":
+        change = (pixels - images).reshape(4, -1).astype(np.float64)
+        size = np.linalg.norm(change, {"l2": 2, "l1": 1}.get(norm, np.inf), axis=1)
+        # Rounding inward keeps a level within 1e-4 of it: 1e-4/255 on each of 64 pixels at most.
+        assert np.all(size <= radii * (1 + 1e-5) + 64e-4 / 255)
 
 
 def test_reasons_of_failure(problem):

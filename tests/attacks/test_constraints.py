@@ -33,6 +33,13 @@ def test_balls_hold_and_leave_alone_what_is_inside(seed, norm, epsilon):
         np.testing.assert_allclose(result, candidate, atol=2e-7)
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_a_radius_of_zero_is_the_origin(norm):
+    candidate, origin = candidate_and_origin(0)
+    for point in (candidate, origin):
+        np.testing.assert_array_equal(jax.jit(ball(norm, 0.0))(point, origin), origin)
+
+
 @pytest.mark.parametrize("norm", ["l2", "l1"])
 def test_projections_are_the_nearest_points(norm):
     rng = np.random.default_rng(1)

@@ -19,6 +19,8 @@ def objective(part, logits=LOGITS, label=2):
 def test_values():
     assert objective(CrossEntropy()) == pytest.approx(-log_softmax(LOGITS)[2], rel=1e-6)
     assert objective(Margin()) == pytest.approx(1.5 - 3.0)
+    assert objective(Margin(4)) == pytest.approx(0.25 - 3.0)
+    assert objective(Margin(2)) == pytest.approx(3.0 - 1.5)
     assert objective(Targeted(4)) == pytest.approx(log_softmax(LOGITS)[4], rel=1e-6)
     # eq. 7: rank 3 among the classes other than 2 is class 1, whose logit is negative.
     assert objective(HotCold(3)) == pytest.approx(abs(-0.5) * -0.5 - 3.0 * 3.0)
@@ -58,6 +60,8 @@ def test_a_target_equal_to_the_label_gives_no_direction():
 
 
 def test_bad_settings_are_refused():
+    with pytest.raises(ValueError, match="targets must be classes from 0 to 4"):
+        Margin(5).check_classes(5)
     with pytest.raises(ValueError, match="rank must be 1"):
         HotCold(0)
     with pytest.raises(ValueError, match="give either rank or target"):

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from advjax import fgs, fgv, from_function, from_linen, from_nnx, hard_positive, hot_cold, perturb, pgd
+from advjax.attacks import apgd, lbfgs, localized_pgd, square, steepest, targeted
 from tests.models_for_tests import LinenNet, NnxNet, convolutional, convolutional_weights, grid_images
 
 IMAGES = jnp.asarray(grid_images(3, (8, 8, 8, 1)))
@@ -38,6 +39,12 @@ def traced():
         [lambda: hot_cold(targets=1), lambda: hot_cold(targets=2)],
         [lambda: hot_cold(ranks=(1, 2)), lambda: hot_cold(ranks=(3, 4))],
         [lambda: pgd(0.1, **PGD), lambda: pgd(0.2, **PGD)],
+        [lambda: steepest("l2", 0.1), lambda: steepest("l2", 0.2)],
+        [lambda: localized_pgd("broad", 0.1, **PGD), lambda: localized_pgd("broad", 0.2, **PGD)],
+        [lambda: targeted(pgd(0.1, **PGD), 1), lambda: targeted(pgd(0.2, **PGD), 2)],
+        [lambda: apgd(0.1, steps=3), lambda: apgd(0.2, steps=3)],
+        [lambda: square(0.1, queries=5), lambda: square(0.2, queries=5, p_init=0.5)],
+        [lambda: lbfgs(1, steps=2, searches=2), lambda: lbfgs(2, steps=2, searches=2)],
         # Numbers of JAX instead of Python's.
         [lambda: fgs(0.1), lambda: fgs(jnp.asarray(0.2))],
         [lambda: hot_cold(1), lambda: hot_cold(jnp.asarray(2))],
@@ -65,7 +72,17 @@ def test_draws_depend_on_key_and_index_alone():
 
 @pytest.mark.parametrize(
     "attack",
-    [fgs(0.1, levels=None), fgv(levels=None), hot_cold(ranks=(1, 2), levels=None), pgd(0.1, levels=None, **PGD)],
+    [
+        fgs(0.1, levels=None),
+        fgv(levels=None),
+        hot_cold(ranks=(1, 2), levels=None),
+        pgd(0.1, levels=None, **PGD),
+        steepest("l2", 0.5, levels=None),
+        localized_pgd("background", 0.1, levels=None, **PGD),
+        apgd(0.1, steps=5, levels=None),
+        pytest.param(square(0.5, norm="l2", queries=10, levels=None), marks=pytest.mark.slow),
+        pytest.param(lbfgs(steps=3, searches=3, levels=None), marks=pytest.mark.slow),
+    ],
 )
 def test_alone_in_a_batch_and_on_eight_devices(attack):
     classifier = from_function(convolutional, convolutional_weights())
@@ -136,17 +153,25 @@ def test_ranks_and_targets_are_mapped_over():
         np.testing.assert_allclose(mapped[1], perturb(build(2), classifier, IMAGES, LABELS).linf, atol=1e-6)
 
 
-def test_inside_a_users_shard_map():
+@pytest.mark.parametrize(
+    "attack",
+    [
+        fgs(),
+        pgd(0.1, random_start=False, **PGD),
+        pytest.param(apgd(0.1, steps=3, random_start=False), marks=pytest.mark.slow),
+        pytest.param(lbfgs(steps=2, searches=2), marks=pytest.mark.slow),
+    ],
+)
+def test_inside_a_users_shard_map(attack):
     classifier = from_function(convolutional, convolutional_weights())
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     split = jax.sharding.PartitionSpec("data")
-    for attack in (fgs(), pgd(0.1, random_start=False, **PGD)):
-        run = jax.shard_map(
-            lambda images, labels, attack=attack: perturb(attack, classifier, images, labels).image,
-            mesh=mesh, in_specs=(split, split), out_specs=split,
-        )  # fmt: skip
-        expected = perturb(attack, classifier, IMAGES, LABELS).image
-        np.testing.assert_allclose(jax.jit(run)(IMAGES, LABELS), expected, atol=1.01 / 255)
+    run = jax.shard_map(
+        lambda images, labels: perturb(attack, classifier, images, labels).image,
+        mesh=mesh, in_specs=(split, split), out_specs=split,
+    )  # fmt: skip
+    expected = perturb(attack, classifier, IMAGES, LABELS).image
+    np.testing.assert_allclose(jax.jit(run)(IMAGES, LABELS), expected, atol=1.01 / 255)
 
 
 def test_numpy_images_and_labels_are_taken():

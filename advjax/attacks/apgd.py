@@ -1,0 +1,259 @@
+"""Auto-PGD: projected gradient ascent with momentum that halves its own step size (Croce & Hein 2020)."""
+
+import dataclasses
+import math
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from advjax.attacks.attack import Failure, Problem, State, check_count, finite_or_zero, first_state, is_clear
+from advjax.attacks.constraints import Both, Box, Quantise, ball
+from advjax.attacks.directions import Chain, steepest_ray
+from advjax.attacks.objectives import CrossEntropy, Margin, TargetedDLR
+from advjax.attacks.regions import mask_constraints, mask_directions
+from advjax.value import static, value
+
+__all__ = ["AutoPGD", "apgd", "checkpoints"]
+
+# Croce & Hein 2020, section 3.1: share of steps that must rise, and weight of the new step against momentum.
+_RHO, _ALPHA = 0.75, 0.75
+
+
+def apgd(
+    epsilon: Any,
+    *,
+    norm: Literal["linf", "l2"] = "linf",
+    steps: int = 100,
+    objective: Literal["ce", "dlr-targeted"] = "ce",
+    targets: int = 9,
+    restarts: int = 1,
+    random_start: bool = True,
+    mask: Any = None,
+    levels: int | None = 256,
+) -> "AutoPGD":
+    """Auto-PGD, without a step size to choose (Croce & Hein 2020, algorithm 1).
+
+    With f the objective, P the projection onto the ball and [0, 1], d the steepest direction of the norm and
+    eta = 2 epsilon at first,
+
+        z       = P(x_k + eta d(grad f(x_k)))
+        x_{k+1} = P(x_k + 0.75 (z - x_k) + 0.25 (x_k - x_{k-1})),
+
+    and at each checkpoint where f rose in less than 75 % of the steps since the last one, or where neither eta nor
+    the best f has changed since then, eta is halved and x restarts from the best point.
+
+    The model is read at the rounded image, never at the point between the levels that the recursion goes on from, so
+    that what is judged is what is returned: of all images on the way, the one of largest margin.  With `levels=None`
+    the two are one, and it is the paper's algorithm.
+
+    Args:
+      epsilon: radius of the ball, in [0, 1] units; one number, or one for each image [B].
+      norm: "linf" or "l2".
+      steps: number of steps of each run.
+      objective: "ce", the cross-entropy; or "dlr-targeted", the targeted difference-of-logits ratio, with one run
+        for each of the `targets` classes that are closest on the clean image (fewer if the model has fewer).
+      targets: number of target classes; without meaning for "ce".
+      restarts: runs from different starts (for each target class).  No run begins for an image once it is fooled.
+      random_start: begin at a uniform point of the ball, rather than at the clean image.
+      mask, levels: as for `fgs`.
+
+    Raises:
+      ValueError: an unknown norm or objective; a negative epsilon; a count below 1; restarts without random_start.
+
+    Example:
+      >>> from advjax.attacks import apgd
+      >>> strong = apgd(0.3, objective="dlr-targeted")
+    """
+    if norm not in ("linf", "l2"):
+        raise ValueError(f'norm must be "linf" or "l2", got {norm!r}')
+    if objective not in ("ce", "dlr-targeted"):
+        raise ValueError(f'objective must be "ce" or "dlr-targeted", got {objective!r}')
+    for name, count in (("steps", steps), ("targets", targets), ("restarts", restarts)):
+        check_count(name, count)
+    if restarts > 1 and not random_start:
+        raise ValueError(f"restarts must be 1 without random_start, since all would be the same, got {restarts}")
+    region = ball(norm, epsilon)
+    return AutoPGD(
+        objective=CrossEntropy() if objective == "ce" else TargetedDLR(),
+        judge=Margin(),
+        direction=Chain((*mask_directions(mask), steepest_ray(norm))),
+        ball=region,
+        constraint=Both((region, Box(), *mask_constraints(mask))),
+        grid=Both(() if levels is None else (Quantise(levels, "inward"),)),
+        steps=steps,
+        targets=1 if objective == "ce" else targets,
+        restarts=restarts,
+        random_start=random_start,
+    )
+
+
+class _Climb(NamedTuple):
+    """One run: where it is, the best point so far, and what it remembers since the last checkpoint."""
+
+    point: jax.Array
+    before: jax.Array
+    gradient: jax.Array
+    height: jax.Array
+    top: jax.Array
+    top_gradient: jax.Array
+    top_height: jax.Array
+    rate: jax.Array
+    rises: jax.Array
+    halved: jax.Array
+    height_then: jax.Array
+    best: "_Best"
+
+
+class _Best(NamedTuple):
+    """The image to return: the one of largest `judge`, and whether that means success; and if a gradient was seen."""
+
+    image: jax.Array
+    lead: jax.Array
+    reached: jax.Array
+    moved: jax.Array
+
+
+@value
+class AutoPGD:
+    """See `apgd`, which makes it.
+
+    Attributes:
+      objective: what is climbed; a `TargetedDLR` goes through its ranks 1 to `targets`.
+      judge: which of the images on the way is returned, the one of largest `judge`; positive means success.
+      direction, ball, constraint: as for `Move` and `RandomStart`.
+      grid: the rounding under which the model is read.
+    """
+
+    objective: Any
+    judge: Any
+    direction: Any
+    ball: Any
+    constraint: Any
+    grid: Any
+    steps: int = static()
+    targets: int = static()
+    restarts: int = static()
+    random_start: bool = static()
+
+    @property
+    def random(self) -> bool:
+        """Whether it draws random numbers."""
+        return self.random_start
+
+    def init(self, problem: Problem, key: jax.Array) -> State:
+        return first_state(problem, key)
+
+    def step(self, problem: Problem, state: State) -> State:
+        targets = min(self.targets, problem.clean_logits.shape[-1] - 1)
+        runs = targets * self.restarts
+
+        def unfinished(carry: tuple[jax.Array, jax.Array, _Best]) -> jax.Array:
+            return (carry[0] < runs) & ~carry[2].reached
+
+        def again(carry: tuple[jax.Array, jax.Array, _Best]) -> tuple[jax.Array, jax.Array, _Best]:
+            run, _, best = carry
+            climb = self._run(problem, jax.random.fold_in(state.key, run), 1 + run % targets, best)
+            return run + 1, climb.rate, climb.best
+
+        none = jnp.zeros_like(problem.label, dtype=jnp.bool_)
+        nothing = _Best(state.image, jnp.full_like(state.scale, -jnp.inf), none, none)
+        ran, rate, best = jax.lax.while_loop(unfinished, again, (jnp.zeros_like(state.calls), state.scale, nothing))
+        failure = jnp.where(best.moved, Failure.NONE, Failure.NO_DIRECTION).astype(jnp.int32)
+        return state._replace(image=best.image, scale=rate, calls=state.calls + ran * (self.steps + 1), failure=failure)
+
+    def _run(self, problem: Problem, key: jax.Array, rank: jax.Array, best: _Best) -> _Climb:
+        """One run of algorithm 1; `best` is the image to beat."""
+        origin, start = problem.image, problem.image
+        if self.random_start:
+            start = self.constraint(origin + self.ball.sample(key, origin), origin)
+        marks = checkpoints(self.steps)
+        gaps = np.zeros(self.steps + 1, np.float32)
+        gaps[marks[1:]] = np.diff(marks)
+
+        def step(k: jax.Array, c: _Climb) -> _Climb:
+            moved = self._move(problem, rank, jnp.where(k == 0, 1.0, _ALPHA).astype(origin.dtype), c)
+            gap = jnp.asarray(gaps).astype(origin.dtype)[k + 1]
+            return jax.tree.map(lambda new, old: jnp.where(gap > 0, new, old), _checked(moved, gap), moved)
+
+        height, gradient, best = self._read(problem, rank, start, best)
+        zero = jnp.zeros_like(height)
+        rate = 2 * jnp.asarray(self.ball.epsilon).astype(origin.dtype) + zero
+        climb = _Climb(start, start, gradient, height, start, gradient, height, rate, zero, zero > 1, height, best)
+        return jax.lax.fori_loop(0, self.steps, step, climb)
+
+    def _move(self, problem: Problem, rank: jax.Array, share: jax.Array, c: _Climb) -> _Climb:
+        """The step and its momentum; `share` is the weight of the step."""
+        origin = problem.image
+        ray, _ = self.direction.update(c.gradient, self.direction.init(origin), c.point)
+        z = self.constraint(c.point + c.rate * finite_or_zero(ray), origin)
+        point = self.constraint(c.point + share * (z - c.point) + (1 - share) * (c.point - c.before), origin)
+        height, gradient, best = self._read(problem, rank, point, c.best)
+        higher = height > c.top_height
+        return c._replace(
+            point=point,
+            before=c.point,
+            gradient=gradient,
+            height=height,
+            top=jnp.where(higher, point, c.top),
+            top_gradient=jnp.where(higher, gradient, c.top_gradient),
+            top_height=jnp.where(higher, height, c.top_height),
+            rises=c.rises + (height > c.height).astype(c.rises.dtype),
+            best=best,
+        )
+
+    def _read(
+        self, problem: Problem, rank: jax.Array, point: jax.Array, best: _Best
+    ) -> tuple[jax.Array, jax.Array, _Best]:
+        """Objective and gradient at the rounded point, which is also judged."""
+        objective = self.objective
+        if isinstance(objective, TargetedDLR):
+            objective = dataclasses.replace(objective, rank=rank)
+
+        def climbed(image: jax.Array) -> tuple[jax.Array, jax.Array]:
+            logits = problem.logits(image)
+            return objective(logits, problem.label, problem.clean_logits), logits
+
+        image = self.grid(point, problem.image)
+        (height, logits), gradient = jax.value_and_grad(climbed, has_aux=True)(image)
+        gradient = finite_or_zero(gradient)
+        lead = self.judge(logits, problem.label, problem.clean_logits)
+        better = lead > best.lead
+        judged = _Best(
+            image=jnp.where(better, image, best.image),
+            lead=jnp.where(better, lead, best.lead),
+            reached=jnp.where(better, is_clear(lead, logits), best.reached),
+            moved=best.moved | jnp.any(gradient != 0),
+        )
+        return height, gradient, judged
+
+
+def checkpoints(steps: int) -> list[int]:
+    """The steps w_0 = 0 < w_1 < ... at which the step size is looked at (Croce & Hein 2020, section 3.1).
+
+    w_j = ceil(p_j steps), with p_0 = 0, p_1 = 0.22 and p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06).
+
+    Example:
+      >>> from advjax.attacks.apgd import checkpoints
+      >>> checkpoints(100)
+      [0, 22, 41, 57, 70, 80, 87, 93, 99]
+    """
+    hundredths = [0, 22]
+    while hundredths[-1] <= 100:
+        hundredths.append(hundredths[-1] + max(hundredths[-1] - hundredths[-2] - 3, 6))
+    return sorted({math.ceil(p * steps / 100) for p in hundredths[:-1]})
+
+
+def _checked(c: _Climb, gap: jax.Array) -> _Climb:
+    """At a checkpoint, `gap` steps after the last: conditions 1 and 2 of the paper."""
+    stalled = (c.rises < _RHO * gap) | (~c.halved & (c.top_height == c.height_then))
+    return c._replace(
+        point=jnp.where(stalled, c.top, c.point),
+        gradient=jnp.where(stalled, c.top_gradient, c.gradient),
+        height=jnp.where(stalled, c.top_height, c.height),
+        rate=jnp.where(stalled, 0.5 * c.rate, c.rate),
+        rises=jnp.zeros_like(c.rises),
+        halved=stalled,
+        height_then=c.top_height,
+    )

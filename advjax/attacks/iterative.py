@@ -1,0 +1,157 @@
+"""Projected gradient descent, everywhere or in a region, and attacks towards a class."""
+
+import dataclasses
+from typing import Any, Literal
+
+from advjax.attacks.attack import BestOf, Finish, Move, RandomStart, Repeat, check_single
+from advjax.attacks.constraints import Both, Box, Quantise, ball
+from advjax.attacks.directions import Chain, Inside, steepest_ray
+from advjax.attacks.objectives import CrossEntropy, Margin, Targeted
+from advjax.attacks.regions import Localise, mask_constraints, mask_directions, named_region
+from advjax.attacks.searches import Fixed
+
+__all__ = ["localized_pgd", "pgd", "targeted"]
+
+
+def pgd(
+    epsilon: Any,
+    *,
+    norm: Literal["linf", "l2", "l1"] = "linf",
+    step_size: Any,
+    steps: int,
+    random_start: bool = True,
+    restarts: int = 1,
+    pixels: int = 1,
+    objective: Any = None,
+    mask: Any = None,
+    levels: int | None = 256,
+) -> Any:
+    """Projected gradient descent: `x <- clip(P(x + step_size d(grad J)), 0, 1)` (Madry et al. 2018).
+
+    P is the exact projection onto the ball around the clean image, d the steepest direction in the norm: the sign
+    for linf, g/||g|| for l2, and for l1 the `pixels` entries of largest |g| among those that can still move that way
+    inside [0, 1].  Clipping after P only shortens the perturbation, entry by entry, and so stays in the ball; for
+    linf it is the projection onto ball and box at once.  The steps are not rounded; the last image is, towards the
+    clean image, and so stays in the ball too.
+
+    Args:
+      epsilon: radius of the ball, in [0, 1] units; one number, or one for each image [B].
+      norm: "linf", "l2" or "l1".
+      step_size: length of each step in that norm.
+      steps: number of steps.
+      random_start: begin at a uniform point of the ball, rather than at the clean image.
+      restarts: runs from different starts, of which the one of largest margin is kept.
+      pixels: for l1, how many entries share each step.
+      objective: what to climb, by default the cross-entropy; see `advjax.attacks.objectives`.
+      mask, levels: as for `fgs`.
+
+    Example:
+      >>> from advjax import pgd
+      >>> attack = pgd(0.3, step_size=0.01, steps=40)
+    """
+    region = ball(norm, epsilon)
+    allowed = Both((region, Box(), *mask_constraints(mask)))
+    inside = (Inside(),) if norm == "l1" else ()
+    direction = Chain((*inside, *mask_directions(mask), steepest_ray(norm, pixels)))
+    move = Move(CrossEntropy() if objective is None else objective, direction, Fixed(step_size), allowed)
+    return _descent(move, region, steps, random_start, restarts, _grid(levels))
+
+
+def localized_pgd(
+    region: Any,
+    epsilon: Any,
+    *,
+    step_size: Any,
+    steps: int,
+    localize: Literal["after", "inside"] = "after",
+    random_start: bool = True,
+    restarts: int = 1,
+    objective: Any = None,
+    mask: Any = None,
+    levels: int | None = 256,
+) -> Any:
+    """Linf PGD that changes only a region of each image (Rothberg, Chen & Ji, "Localized Adversarial Training").
+
+    With m the region's 0/1 mask of the clean image x, computed inside the program, "after" is Algorithm 1 as written,
+
+        x' = PGD(x) everywhere;    x' <- clip(x', x - epsilon m, x + epsilon m),
+
+    and "inside" clips so at the random start and after each step, which makes the stronger attack.
+
+    Args:
+      region: "standard" (everywhere), "background" (all but the middle 6 x 6 pixels), "exact" (all but the digit),
+        "broad" (all but the digit and its neighbours), or a region such as `Broad(neighbours=4)`.
+      epsilon, step_size, steps, random_start, restarts, objective, mask, levels: as for `pgd`.  The paper, on MNIST:
+        epsilon 0.3, 100 steps of 0.01.
+      localize: "after" or "inside".
+
+    Raises:
+      ValueError: an unknown region or `localize`; else as for `pgd`.
+
+    Example:
+      >>> from advjax.attacks import localized_pgd
+      >>> attack = localized_pgd("broad", 0.3, step_size=0.01, steps=100)
+    """
+    if localize not in ("after", "inside"):
+        raise ValueError(f'localize must be "after" or "inside", got {localize!r}')
+    local, around = Localise(named_region(region)), ball("linf", epsilon)
+    within = (local,) if localize == "inside" else ()
+    allowed = Both((around, Box(), *within, *mask_constraints(mask)))
+    direction = Chain((*mask_directions(mask), steepest_ray("linf")))
+    move = Move(CrossEntropy() if objective is None else objective, direction, Fixed(step_size), allowed)
+    return _descent(move, around, steps, random_start, restarts, (*_grid(levels), local))
+
+
+def targeted(attack: Any, targets: Any) -> Any:
+    """The attack turned towards a class t: it climbs `log softmax(h)_t` instead of the cross-entropy.
+
+    Where it climbed the margin, or chooses among images by it (restarts, `apgd`, `square`), that becomes
+    `h_t - max_{j != t} h_j`.  `Perturbation.success` stays what it is, a right answer turned wrong; the target was
+    reached where `prediction == targets`.
+
+    Args:
+      attack: one that climbs the cross-entropy or the margin: `fgs`, `fgv`, `steepest`, `pgd`, `localized_pgd`,
+        `apgd` with `objective="ce"`, `square`.
+      targets: a class number, or one for each image [B].
+
+    Raises:
+      ValueError: the attack has an objective of its own (`hot_cold` and `lbfgs` take `targets`); or is a stack.
+
+    Example:
+      >>> from advjax import pgd
+      >>> from advjax.attacks import targeted
+      >>> towards_three = targeted(pgd(0.3, step_size=0.01, steps=40), 3)
+    """
+    check_single(attack)
+    aims = {CrossEntropy(): Targeted(targets), Margin(): Margin(targets)}
+
+    def aimed(part: Any) -> Any:
+        fields = {name: getattr(part, name) for name in ("objective", "judge") if hasattr(part, name)}
+        if any(objective not in aims for objective in fields.values()):
+            raise ValueError(f"attack must climb the cross-entropy or the margin, without a target, got {fields}")
+        changed = {name: aims[objective] for name, objective in fields.items()}
+        if hasattr(part, "attack"):
+            changed["attack"] = aimed(part.attack)
+        if not changed:
+            raise ValueError(f"attack must climb the cross-entropy or the margin, got {part!r}")
+        return dataclasses.replace(part, **changed)
+
+    return aimed(attack)
+
+
+def _grid(levels: int | None) -> tuple[Quantise, ...]:
+    return () if levels is None else (Quantise(levels, "inward"),)
+
+
+def _descent(move: Move, region: Any, steps: int, random_start: bool, restarts: int, last: tuple[Any, ...]) -> Any:
+    """The move `steps` times, from a random start in `region`; its image is made allowed by `last`."""
+    attack: Any = Repeat(move, steps)
+    if random_start:
+        attack = RandomStart(attack, region, move.constraint)
+    if last:
+        attack = Finish(attack, last[0] if len(last) == 1 else Both(last))
+    if restarts == 1:
+        return attack
+    if not random_start:
+        raise ValueError(f"restarts must be 1 without random_start, since all would be the same, got {restarts}")
+    return BestOf(attack, restarts)

@@ -1,0 +1,17 @@
+"""Evaluation that can be trusted: models x attacks -> tables, sweeps, minimal epsilons, and a health check."""
+
+from advjax.evaluate.cell import Cell
+from advjax.evaluate.health import HealthWarning, health_check
+from advjax.evaluate.intervals import Accuracy, sign_test, wilson
+from advjax.evaluate.matrix import evaluate
+from advjax.evaluate.minimal import MinimalEpsilon, minimal_epsilon
+from advjax.evaluate.report import Report
+from advjax.evaluate.sweep import Sweep, accuracy_epsilon_figure, sweep
+
+__all__ = [
+    "evaluate", "Report", "Cell",
+    "sweep", "Sweep", "accuracy_epsilon_figure",
+    "minimal_epsilon", "MinimalEpsilon",
+    "health_check", "HealthWarning",
+    "Accuracy", "wilson", "sign_test",
+]  # fmt: skip

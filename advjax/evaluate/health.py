@@ -1,0 +1,213 @@
+"""Health check: signs that a model only looks robust because the attack's gradients are masked."""
+
+import dataclasses
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from advjax.attacks.iterative import pgd
+from advjax.attacks.named import fgs
+from advjax.attacks.square import square
+from advjax.classifier import Classifier
+from advjax.evaluate.batches import Batches, make_batches
+from advjax.evaluate.checks import check_count, check_key, check_models
+from advjax.evaluate.intervals import sign_test
+from advjax.evaluate.stream import Stream, progress_bar
+
+__all__ = ["HealthWarning", "health_check"]
+
+_MANY = 0.05
+"""Share of images without a gradient that is worth a warning."""
+_LEFT = 0.01
+"""Share of images that an unbounded attack may leave."""
+_CHANCE = 0.01
+"""Probability below which a weaker attack's lead over a stronger one is no accident."""
+
+Fooled = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class HealthWarning:
+    """One sign of masked gradients.
+
+    Attributes:
+      name: "probabilities", "vanishing gradients", "one step beats many", "unbounded attack fails" or "black box
+        beats white box".
+      explanation: what it means and what to do.
+      numbers: the measurements that it rests on, by name; shares are of all images.
+    """
+
+    name: str
+    explanation: str
+    numbers: dict[str, float]
+
+    def __str__(self) -> str:
+        measured = ", ".join(f"{name} {number:.4g}" for name, number in self.numbers.items())
+        return f"{self.name}: {self.explanation} ({measured})"
+
+
+def health_check(
+    classifier: Classifier,
+    data: Any,
+    *,
+    epsilon: float,
+    key: jax.Array,
+    steps: int = 40,
+    queries: int = 200,
+    surrogate: Classifier | None = None,
+    batch_size: int = 256,
+    progress: str | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> list[HealthWarning]:
+    """Looks for the signs of masked gradients that Athalye et al. list; none found is no proof of robustness.
+
+    With the linf attacks FGS, PGD (steps of 2.5 epsilon / steps), PGD over the whole of [0, 1] and Square, warns when
+
+    - "probabilities": the model's outputs are non-negative and sum to 1 for every image;
+    - "vanishing gradients": the cross-entropy's gradient is exactly zero, or not finite, on over 5 % of the images;
+    - "one step beats many": FGS fools images that PGD does not, and more than the other way round;
+    - "unbounded attack fails": PGD with epsilon = 1 leaves over 1 % of the images answered rightly;
+    - "black box beats white box": Square, or PGD on a surrogate, fools images that PGD does not, and more than the
+      other way round.
+
+    "More" is judged on the same images by an exact one-sided sign test at 1 % (`sign_test`), so that a few images
+    by chance give no warning.
+
+    Args:
+      classifier: the model.
+      data: as for `evaluate`; a few hundred images are enough, and fewer than about 50 prove little.
+      epsilon: linf radius in [0, 1] at which robustness is claimed.
+      key: `jax.random.key(seed)`.
+      steps: of PGD.
+      queries: of Square for each image.
+      surrogate: another model for the same task, to transfer PGD from.
+      batch_size, progress, devices: as for `evaluate`.
+
+    Returns:
+      The warnings, in the order above; an empty list if there is none.
+
+    Raises:
+      TypeError, ValueError: an argument is not as above; the message names it.
+
+    Source: Athalye, Carlini, Wagner, "Obfuscated gradients give a false sense of security", ICML 2018, section 3.1;
+    Carlini et al., "On evaluating adversarial robustness", arXiv:1902.06705, section 5.
+
+    Example:
+      >>> import jax, numpy as np
+      >>> from advjax import from_function
+      >>> from advjax.evaluate import health_check
+      >>> def steps_of_a_tenth(weights, images):
+      ...     return (jax.numpy.round(images * 10) / 10 - 0.5).reshape(images.shape[0], -1) @ weights
+      >>> classifier = from_function(steps_of_a_tenth, np.float32([[1, -1]] * 4))
+      >>> data = np.full((20, 2, 2, 1), 204, np.uint8), np.zeros(20, np.int32)
+      >>> found = health_check(classifier, data, epsilon=0.5, key=jax.random.key(0), steps=5, queries=5)
+      >>> found[0].name, found[0].numbers
+      ('vanishing gradients', {'zero': 1.0, 'not finite': 0.0})
+    """
+    batches = make_batches(data, batch_size, devices)
+    check_key(key)
+    check_count("steps", steps)
+    check_count("queries", queries)
+    if not 0 < epsilon <= 1:
+        raise ValueError(f"epsilon must be above 0 and at most 1, got {epsilon}")
+    check_models({"classifier": classifier} | ({} if surrogate is None else {"surrogate": surrogate}), batches)
+    model, other = jax.device_put((classifier, surrogate), batches.everywhere)
+    # Without a grid: the images need not be on one, and a sign of masking is one with or without rounding.
+    climb = pgd(epsilon, step_size=2.5 * epsilon / steps, steps=steps, levels=None)
+    attacks = {
+        "fgs": (model, fgs(epsilon, levels=None)),
+        "pgd": (model, climb),
+        "unbounded": (model, pgd(1.0, step_size=2.5 / steps, steps=steps, levels=None)),
+        "square": (model, square(epsilon, queries=queries, levels=None)),
+        **({} if other is None else {"transfer": (other, climb)}),
+    }
+    with progress_bar(progress, len(batches.labels) * len(attacks)) as advance, warnings.catch_warnings():
+        # One of this function's own findings.
+        warnings.filterwarnings("ignore", message="the classifier seems to return probabilities")
+        probes = _probe_all(batches, model)
+        stream = Stream(batches, key, advance=advance)
+        fooled = {}
+        for name, (source, attack) in attacks.items():
+            (runs,) = stream.attack(name, attack, source, [model])
+            fooled[name] = ~runs["correct"][0]
+    return _findings(probes, fooled)
+
+
+def _probe_all(batches: Batches, model: Classifier) -> dict[str, np.ndarray]:
+    """`_probe` of every image [N]."""
+    parts = []
+    for index in range(len(batches)):
+        batch = batches[index]
+        found = jax.device_get(_probe(model, batch.images, batch.labels))
+        parts.append({name: array[: batch.valid] for name, array in found.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+@jax.jit
+def _probe(classifier: Classifier, images: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+    """Facts about each image [B]: whether its logits are probabilities, its gradient zero or not finite."""
+
+    def total_loss(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits = classifier(images).astype(images.dtype)
+        return jnp.sum(optax.softmax_cross_entropy_with_integer_labels(logits, labels)), logits
+
+    # In evaluation mode images do not see one another: the gradient of the sum holds each image's own.
+    gradients, logits = jax.grad(total_loss, has_aux=True)(images)
+    pixels = (1, 2, 3)
+    return {
+        "probabilities": jnp.all(logits >= 0, axis=-1) & (jnp.abs(jnp.sum(logits, axis=-1) - 1) < 1e-3),
+        "zero": jnp.all(gradients == 0, axis=pixels),
+        "not finite": ~jnp.all(jnp.isfinite(gradients), axis=pixels),
+    }
+
+
+def _findings(probes: Mapping[str, np.ndarray], fooled: Fooled) -> list[HealthWarning]:
+    left = {name: float(np.mean(~hits)) for name, hits in fooled.items()}
+    vanishing = {name: float(probes[name].mean()) for name in ("zero", "not finite")}
+    found = []
+    if probes["probabilities"].all():
+        found.append(HealthWarning("probabilities", _PROBABILITIES, {"images": 1.0}))
+    if sum(vanishing.values()) > _MANY:
+        found.append(HealthWarning("vanishing gradients", _VANISHING, vanishing))
+    if _beats(fooled["fgs"], fooled["pgd"]):
+        numbers = {"accuracy under one step": left["fgs"], "under many": left["pgd"]}
+        found.append(HealthWarning("one step beats many", _ONE_STEP, numbers))
+    if left["unbounded"] > _LEFT:
+        found.append(HealthWarning("unbounded attack fails", _UNBOUNDED, {"accuracy left": left["unbounded"]}))
+    black = [name for name in ("square", "transfer") if name in fooled]
+    if any(_beats(fooled[name], fooled["pgd"]) for name in black):
+        numbers = {"accuracy under pgd": left["pgd"], **{f"under {name}": left[name] for name in black}}
+        found.append(HealthWarning("black box beats white box", _BLACK_BOX, numbers))
+    return found
+
+
+def _beats(weaker: np.ndarray, stronger: np.ndarray) -> bool:
+    more, fewer = int(np.sum(weaker & ~stronger)), int(np.sum(stronger & ~weaker))
+    return sign_test(more, fewer) < _CHANCE
+
+
+_PROBABILITIES = (
+    "the outputs are non-negative and sum to 1: attacks need logits, what comes before the softmax, or the "
+    "cross-entropy is taken of a softmax of a softmax and its gradients are flat"
+)
+_VANISHING = (
+    "the loss has no usable gradient at many images, so gradient attacks cannot move: look for rounding, thresholds, "
+    "saturated or very large logits; attack the difference of logits (`Margin`, `apgd`) and with `square`"
+)
+_ONE_STEP = (
+    "one step fools images that many smaller steps do not: the loss is jagged around the images, and a gradient "
+    "there says little about the model; iterate with more restarts, larger steps, or smooth the gradient"
+)
+_UNBOUNDED = (
+    "an attack that may change every pixel at will leaves right answers, though any image can be made any other: it "
+    "is the attack that fails, and accuracies at smaller epsilons are no evidence of robustness"
+)
+_BLACK_BOX = (
+    "an attack without gradients fools images that one with gradients does not: the gradients mislead, and the "
+    "model is at most as robust as the better attack says"
+)

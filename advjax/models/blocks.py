@@ -1,0 +1,73 @@
+"""What the ImageNet families share: normalisation of the images, initializers, convolution with batch norm and ReLU."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from advjax.models.layers import batch_norm
+
+__all__ = ["HE_FAN_OUT", "IMAGENET_MEAN", "IMAGENET_STD", "ConvNorm", "flatten", "normalize"]
+
+# Red, green, blue of the ImageNet training images in [0, 1], as torchvision and timm subtract and divide by them.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# He et al. 2015, eq. 14, the variant that keeps the variance of the gradient: N(0, 2 / (k k outputs)).
+HE_FAN_OUT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
+    """(images - mean) / std by channel, for images float32 [B, H, W, C] in [0, 1].
+
+    >>> normalize(jnp.ones((1, 1, 1, 3)), (0.5, 0.5, 0.0), (0.5, 0.25, 1.0)).ravel().tolist()
+    [1.0, 2.0, 1.0]
+    """
+    shift, scale = (jnp.asarray(each, images.dtype)[None, None, None] for each in (mean, std))
+    return (images - shift) / scale
+
+
+def flatten(x: jax.Array) -> jax.Array:
+    """[B, H, W, C] -> [B, C H W], channels first, as PyTorch and Caffe order the inputs of a fully connected layer.
+
+    >>> flatten(jnp.arange(4.0).reshape(1, 1, 2, 2)).tolist()
+    [[0.0, 2.0, 1.0, 3.0]]
+    """
+    return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+
+
+class ConvNorm(nnx.Module):
+    """Convolution without bias -> batch norm (epsilon 0.001) -> ReLU: the unit of torchvision's Inception networks.
+
+    Args:
+        inputs: channels that enter.
+        outputs: channels that leave.
+        kernel: its height and width.
+        strides: pixels from window to window.
+        padding: as in `nnx.Conv`.
+        kernel_init: how the kernel starts.
+        rngs: `nnx.Rngs`; the stream `params` draws the weights.
+
+    >>> unit = ConvNorm(3, 4, (3, 3), strides=2, kernel_init=HE_FAN_OUT, rngs=nnx.Rngs(0))
+    >>> unit.conv.kernel.shape, unit.bn.epsilon
+    ((3, 3, 3, 4), 0.001)
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: tuple[int, int],
+        strides: int = 1,
+        padding: str | int = "SAME",
+        *,
+        kernel_init: nnx.Initializer,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.conv = nnx.Conv(
+            inputs, outputs, kernel, strides, padding=padding, use_bias=False, kernel_init=kernel_init, rngs=rngs
+        )
+        self.bn = batch_norm(outputs, epsilon=1e-3, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, inputs] -> [B, H', W', outputs]."""
+        return nnx.relu(self.bn(self.conv(x)))

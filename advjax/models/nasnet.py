@@ -1,0 +1,255 @@
+"""NASNet-A for ImageNet: the large network 6@4032 and the mobile one 4@1056."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from advjax.models.blocks import normalize
+from advjax.models.checkpoint_names import Names, names_of, torch_name
+from advjax.models.layers import avg_pool, batch_norm, check_images, fan_in_uniform, max_pool
+from advjax.models.taps import Tap, untapped
+
+__all__ = ["NASNetA", "nasnet_a_large", "nasnet_a_mobile"]
+
+# slim's variance scaling counts a depthwise kernel's outputs by its multiplier, 1; in Flax that is its fan-in.
+_HE_FAN_OUT = nnx.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
+_HE_DEPTHWISE = nnx.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
+_HALF = (0.5, 0.5, 0.5)
+
+
+class NASNetA(nnx.Module):
+    """NASNet-A of three stages of `cells` normal cells, for images of 3 channels.
+
+    conv 3x3/2 (valid) of `stem` channels -> BN -> two reduction cells with a quarter and a half of the filters
+    -> three stages, with a reduction cell before the second and the third, each of which doubles the filters
+    -> ReLU -> mean over the image -> dense. The first stage has `penultimate` / 24 filters. A cell reads the two
+    outputs before it, h' and h; with both brought to its filters F by ReLU, conv 1x1 and BN, s_k a separable
+    convolution kxk applied twice (ReLU, depthwise, pointwise, BN), and pools 3x3,
+
+        normal:     [h', s5(h) + s3(h'), s5(h') + s3(h'), avg(h) + h', avg(h') + avg(h'), s3(h) + h]     6F channels
+        reduction:  [max(h) + s7(h'), avg(h) + s5(h'), avg(a) + max(h) + s7(h'), s3(a) + max(h)]         4F channels
+                    where a = s5(h) + s7(h'), all but what reads `a` with stride 2.
+
+    Where h' is larger than h it is halved by two 1x1 convolutions at every second pixel, the second one pixel off.
+    Pools and convolutions pad as TensorFlow's "SAME"; mean pools leave the padding out. Images are scaled to
+    [-1, 1]. The auxiliary head, drop-path and the dropout of the original training are left out.
+
+    Args:
+        cells: normal cells of a stage.
+        penultimate: channels before the dense layer.
+        stem: channels of the first convolution.
+        num_classes: number of logits.
+        skip_reduction_input: whether the first cell after a reduction reads, as h', the output before the one that
+            the reduction read (the large network) or that one itself (the mobile network).
+        rngs: `nnx.Rngs`; the stream `params` draws the weights.
+
+    Raises:
+        ValueError: a number of penultimate channels that is no multiple of 96.
+
+    Taps: input (scaled), conv0, cell_stem_0, cell_stem_1, cell_0, ... reduction_cell_0, ..., pool, penultimate.
+
+    Source: Zoph et al. 2018, "Learning transferable architectures for scalable image recognition", Fig. 4 and
+    appendix; tensorflow/models, research/slim/nets/nasnet.
+
+    >>> nnx.eval_shape(lambda: NASNetA(1, 96, 8, 10, rngs=nnx.Rngs(0))(jnp.zeros((1, 64, 64, 3)))).shape
+    (1, 10)
+    """
+
+    def __init__(
+        self,
+        cells: int,
+        penultimate: int,
+        stem: int,
+        num_classes: int = 1000,
+        *,
+        skip_reduction_input: bool = True,
+        rngs: nnx.Rngs,
+    ) -> None:
+        if penultimate < 96 or penultimate % 96:
+            raise ValueError(f"penultimate must be a multiple of 96, got {penultimate}")
+        filters = penultimate // 24
+        self.cells, self.skip_reduction_input = cells, skip_reduction_input
+        self.conv0 = _ConvNorm(3, stem, 3, 2, "VALID", rngs)
+        self.cell_stem_0 = _Cell(stem, stem, filters // 4, rngs, previous="as it is", reduction=True)
+        self.cell_stem_1 = _Cell(filters, stem, filters // 2, rngs, previous="halved", reduction=True)
+        before, inputs = filters, 2 * filters
+        for stage in range(3):
+            if stage:
+                name = f"reduction_cell_{stage - 1}"
+                setattr(self, name, _Cell(inputs, before, 2 * filters, rngs, reduction=True))
+                before = before if skip_reduction_input else inputs
+                filters, inputs = 2 * filters, 8 * filters
+            for index in range(cells):
+                previous = "convolved" if index else "halved"
+                setattr(self, f"cell_{stage * cells + index}", _Cell(inputs, before, filters, rngs, previous=previous))
+                before, inputs = inputs, 6 * filters
+        init = fan_in_uniform(inputs)
+        self.last_linear = nnx.Linear(inputs, num_classes, kernel_init=init, bias_init=init, rngs=rngs)
+
+    def __call__(self, images: jax.Array, tap: Tap = untapped) -> jax.Array:
+        """Logits float32 [B, num_classes] of RGB images float32 [B, H, W, 3] in [0, 1]; 331x331, mobile 224x224."""
+        check_images(images, None, None, 3)
+        conv0 = tap("conv0", self.conv0(tap("input", normalize(images, _HALF, _HALF))))
+        before = tap("cell_stem_0", self.cell_stem_0(conv0, conv0))
+        x = tap("cell_stem_1", self.cell_stem_1(before, conv0))
+        for stage in range(3):
+            if stage:
+                name = f"reduction_cell_{stage - 1}"
+                reduced = tap(name, getattr(self, name)(x, before))
+                before, x = before if self.skip_reduction_input else x, reduced
+            for index in range(self.cells):
+                name = f"cell_{stage * self.cells + index}"
+                before, x = x, tap(name, getattr(self, name)(x, before))
+        x = tap("pool", nnx.relu(x).mean((1, 2)))
+        return tap("penultimate", self.last_linear(x))
+
+    def checkpoint_names(self, kind: str) -> list[Names]:
+        """The names in timm's checkpoint of the large network (`nasnetalarge`)."""
+        return [names_of(self, torch_name)] if kind == "torch" else []
+
+
+class _Cell(nnx.Module):
+    # The attributes are called as in published checkpoints, which number the sums of the paper's Fig. 4.
+    def __init__(
+        self,
+        inputs: int,
+        before: int,
+        filters: int,
+        rngs: nnx.Rngs,
+        *,
+        previous: str = "convolved",
+        reduction: bool = False,
+    ) -> None:
+        self.previous, self.reduction = previous, reduction
+        self.conv_1x1 = _ConvNorm(inputs, filters, 1, 1, "SAME", rngs)
+        if previous == "convolved":
+            self.conv_prev_1x1 = _ConvNorm(before, filters, 1, 1, "SAME", rngs)
+        elif previous == "halved":
+            self.path_1 = _Path(before, filters // 2, 0, rngs)
+            self.path_2 = _Path(before, filters // 2, 1, rngs)
+            self.final_path_bn = _norm(filters, rngs)
+        left = before if previous == "as it is" else filters
+        if reduction:
+            self.comb_iter_0_left = _Separable(filters, filters, 5, 2, rngs)
+            self.comb_iter_0_right = _Separable(left, filters, 7, 2, rngs)
+            self.comb_iter_1_right = _Separable(left, filters, 7, 2, rngs)
+            self.comb_iter_2_right = _Separable(left, filters, 5, 2, rngs)
+        else:
+            self.comb_iter_0_left = _Separable(filters, filters, 5, 1, rngs)
+            self.comb_iter_0_right = _Separable(filters, filters, 3, 1, rngs)
+            self.comb_iter_1_left = _Separable(filters, filters, 5, 1, rngs)
+            self.comb_iter_1_right = _Separable(filters, filters, 3, 1, rngs)
+        self.comb_iter_4_left = _Separable(filters, filters, 3, 1, rngs)
+
+    def __call__(self, x: jax.Array, before: jax.Array) -> jax.Array:
+        x_in = self.conv_1x1(nnx.relu(x))
+        if self.previous == "convolved":
+            before = self.conv_prev_1x1(nnx.relu(before))
+        elif self.previous == "halved":
+            before = nnx.relu(before)
+            before = self.final_path_bn(jnp.concatenate([self.path_1(before), self.path_2(before)], -1))
+        return self._reduce(x_in, before) if self.reduction else self._combine(x_in, before)
+
+    def _combine(self, x: jax.Array, before: jax.Array) -> jax.Array:
+        smooth = _mean(before, 1)
+        sums = [
+            before,
+            self.comb_iter_0_left(x) + self.comb_iter_0_right(before),
+            self.comb_iter_1_left(before) + self.comb_iter_1_right(before),
+            _mean(x, 1) + before,
+            smooth + smooth,
+            self.comb_iter_4_left(x) + x,
+        ]
+        return jnp.concatenate(sums, -1)
+
+    def _reduce(self, x: jax.Array, before: jax.Array) -> jax.Array:
+        largest = max_pool(x, 3, 2, "SAME")
+        first = self.comb_iter_0_left(x) + self.comb_iter_0_right(before)
+        second = largest + self.comb_iter_1_right(before)
+        third = _mean(x, 2) + self.comb_iter_2_right(before)
+        return jnp.concatenate([second, third, _mean(first, 1) + second, self.comb_iter_4_left(first) + largest], -1)
+
+
+class _ConvNorm(nnx.Module):
+    def __init__(self, inputs: int, outputs: int, size: int, stride: int, padding: str, rngs: nnx.Rngs) -> None:
+        self.conv = _conv(inputs, outputs, size, stride, rngs, padding=padding)
+        self.bn = _norm(outputs, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.bn(self.conv(x))
+
+
+class _Path(nnx.Module):
+    def __init__(self, inputs: int, outputs: int, offset: int, rngs: nnx.Rngs) -> None:
+        self.offset = offset
+        self.conv = _conv(inputs, outputs, 1, 1, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        pad, start = (0, self.offset), self.offset
+        return self.conv(jnp.pad(x, ((0, 0), pad, pad, (0, 0)))[:, start::2, start::2])
+
+
+class _Separable(nnx.Module):
+    def __init__(self, inputs: int, outputs: int, size: int, stride: int, rngs: nnx.Rngs) -> None:
+        # The first pass already has the last one's channels where they change, in the first stem cell alone.
+        self.separable_1 = _Once(inputs, outputs, size, stride, rngs)
+        self.bn_sep_1 = _norm(outputs, rngs)
+        self.separable_2 = _Once(outputs, outputs, size, 1, rngs)
+        self.bn_sep_2 = _norm(outputs, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.bn_sep_1(self.separable_1(nnx.relu(x)))
+        return self.bn_sep_2(self.separable_2(nnx.relu(x)))
+
+
+class _Once(nnx.Module):
+    def __init__(self, inputs: int, outputs: int, size: int, stride: int, rngs: nnx.Rngs) -> None:
+        self.depthwise_conv2d = _conv(inputs, inputs, size, stride, rngs, groups=inputs)
+        self.pointwise_conv2d = _conv(inputs, outputs, 1, 1, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.pointwise_conv2d(self.depthwise_conv2d(x))
+
+
+def _mean(x: jax.Array, stride: int) -> jax.Array:
+    return avg_pool(x, 3, stride, "SAME", count_padding=False)
+
+
+def _norm(channels: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
+    return batch_norm(channels, epsilon=1e-3, momentum=0.9997, rngs=rngs)
+
+
+def _conv(
+    inputs: int, outputs: int, size: int, stride: int, rngs: nnx.Rngs, *, padding: str = "SAME", groups: int = 1
+) -> nnx.Conv:
+    return nnx.Conv(
+        inputs,
+        outputs,
+        (size, size),
+        stride,
+        padding=padding,
+        feature_group_count=groups,
+        use_bias=False,
+        kernel_init=_HE_FAN_OUT if groups == 1 else _HE_DEPTHWISE,
+        rngs=rngs,
+    )
+
+
+def nasnet_a_large(num_classes: int = 1000, *, rngs: nnx.Rngs) -> NASNetA:
+    """NASNet-A 6@4032: 88,753,150 parameters, 23,783M multiply-adds at 331x331.
+
+    >>> from advjax.models.counting import abstract
+    >>> abstract(nasnet_a_large).last_linear.kernel.shape
+    (4032, 1000)
+    """
+    return NASNetA(6, 4032, 96, num_classes, rngs=rngs)
+
+
+def nasnet_a_mobile(num_classes: int = 1000, *, rngs: nnx.Rngs) -> NASNetA:
+    """NASNet-A 4@1056: 5,289,978 parameters, 563.6M multiply-adds at 224x224.
+
+    >>> from advjax.models.counting import abstract
+    >>> abstract(nasnet_a_mobile).last_linear.kernel.shape
+    (1056, 1000)
+    """
+    return NASNetA(4, 1056, 32, num_classes, skip_reduction_input=False, rngs=rngs)

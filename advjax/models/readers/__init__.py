@@ -1,0 +1,8 @@
+"""Readers of weight files: each turns a format into arrays by name, holds the file for hostile and runs none of it."""
+
+from advjax.models.readers.caffemodel import read_caffemodel
+from advjax.models.readers.errors import WeightsError
+from advjax.models.readers.safetensors import read_safetensors, write_safetensors
+from advjax.models.readers.torch_file import read_torch
+
+__all__ = ["WeightsError", "read_caffemodel", "read_safetensors", "read_torch", "write_safetensors"]

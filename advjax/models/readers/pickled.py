@@ -1,0 +1,241 @@
+"""The pickle opcodes that PyTorch writes for a state_dict, read as data.
+
+Python's own unpickler imports what a file names and calls it. This one does not exist in that sense: it knows the few
+opcodes of `torch.save` (protocol 2), a name is only looked up in a table of inert values, and no object of the file
+is ever called. Whatever is not in the tables is refused.
+"""
+
+import math
+import struct
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from advjax.models.readers.errors import WeightsError
+
+__all__ = ["Storage", "StoredTensor", "read_pickle"]
+
+
+class Storage(NamedTuple):
+    """A run of numbers in the file: its element type, its key, how many there are."""
+
+    dtype: np.dtype
+    key: str
+    size: int
+
+
+class StoredTensor(NamedTuple):
+    """A tensor as a view of a storage."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def view(self, numbers: np.ndarray) -> np.ndarray:
+        """The tensor, given the numbers of its storage."""
+        parts = (self.shape, self.strides)
+        if not all(type(part) is tuple and all(type(n) is int and n >= 0 for n in part) for part in parts):
+            raise WeightsError(f"a tensor must have shape and strides of 0 or more, got {self.shape}, {self.strides}")
+        if (
+            type(self.offset) is not int
+            or self.offset < 0
+            or len(self.shape) != len(self.strides)
+            or len(self.shape) > 32
+        ):
+            raise WeightsError(f"a tensor of shape {self.shape} has strides {self.strides} and offset {self.offset}")
+        last = self.offset + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True))
+        # A view that repeats elements could be of any size, so it is refused as well.
+        if 0 in self.shape or last >= numbers.size or math.prod(self.shape) > numbers.size:
+            raise WeightsError(f"a tensor of shape {self.shape} reaches beyond its storage of {numbers.size} elements")
+        steps = tuple(stride * numbers.itemsize for stride in self.strides)
+        return np.lib.stride_tricks.as_strided(numbers[self.offset :], self.shape, steps, writeable=False)
+
+
+class _Name(NamedTuple):
+    module: str
+    name: str
+
+
+_MAPPING = _Name("collections", "OrderedDict")
+_TENSOR = _Name("torch._utils", "_rebuild_tensor")
+_TENSOR_V2 = _Name("torch._utils", "_rebuild_tensor_v2")
+_PARAMETER = _Name("torch._utils", "_rebuild_parameter")
+_STORAGES = {
+    _Name("torch", f"{name}Storage"): np.dtype(dtype)
+    for name, dtype in {
+        "Float": "<f4",
+        "Double": "<f8",
+        "Half": "<f2",
+        "BFloat16": jnp.bfloat16,
+        "Long": "<i8",
+        "Int": "<i4",
+        "Short": "<i2",
+        "Char": "i1",
+        "Byte": "u1",
+        "Bool": "?",
+    }.items()
+}
+_NAMES = {_MAPPING, _TENSOR, _TENSOR_V2, _PARAMETER, *_STORAGES}
+
+
+def read_pickle(data: bytes, position: int = 0) -> tuple[Any, int]:
+    """The value of the pickle that starts at `position`, and where it ends.
+
+    The value consists of dict, list, tuple, str, int, float, bool, None and `StoredTensor`.
+
+    Raises:
+        WeightsError: the pickle is damaged, or has a name or an opcode that a state_dict does not need.
+
+    >>> read_pickle(bytes.fromhex("80027d71005801000000614b01732e"))
+    ({'a': 1}, 15)
+    """
+    machine = _Machine(data, position)
+    try:
+        return machine.run(), machine.position
+    except WeightsError:
+        raise
+    except (LookupError, TypeError, ValueError, struct.error) as error:
+        raise WeightsError(f"the pickle is damaged near byte {machine.position}: {error}") from None
+
+
+class _Machine:
+    """The stack machine that a pickle is a program of."""
+
+    def __init__(self, data: bytes, position: int) -> None:
+        self.data, self.position = data, position
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+
+    def run(self) -> Any:
+        while (opcode := self.take(1)) != b".":
+            if opcode not in _OPCODES:
+                raise WeightsError(f"refused: opcode {opcode!r} is none that a state_dict of PyTorch needs")
+            _OPCODES[opcode](self)
+        return self.stack.pop()
+
+    def take(self, count: int) -> bytes:
+        taken = self.data[self.position : self.position + count]
+        if len(taken) < count:
+            raise WeightsError(f"the pickle is truncated at byte {len(self.data)}")
+        self.position += count
+        return taken
+
+    def number(self, form: str) -> Any:
+        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+
+    def line(self) -> str:
+        end = self.data.index(b"\n", self.position) if b"\n" in self.data[self.position : self.position + 200] else -1
+        if end < 0:
+            raise WeightsError("the pickle has a name without an end")
+        return self.take(end + 1 - self.position)[:-1].decode("ascii")
+
+    def push(self, value: Any) -> None:
+        self.stack.append(value)
+
+    def since_mark(self) -> list[Any]:
+        start = self.marks.pop()
+        values = self.stack[start:]
+        del self.stack[start:]
+        return values
+
+    def top(self, kind: type) -> Any:
+        if type(self.stack[-1]) is not kind:
+            raise WeightsError(f"refused: {type(self.stack[-1]).__name__} where a state_dict has a {kind.__name__}")
+        return self.stack[-1]
+
+    def set_items(self, flat: list[Any]) -> None:
+        mapping = self.top(dict)
+        for key, value in zip(flat[::2], flat[1::2], strict=True):
+            if type(key) is not str:
+                raise WeightsError(f"refused: a key of type {type(key).__name__} where a state_dict has a str")
+            if key in mapping:
+                raise WeightsError(f"the key {key!r} comes twice")
+            mapping[key] = value
+
+    def find_name(self) -> None:
+        name = _Name(self.line(), self.line())
+        if name not in _NAMES:
+            raise WeightsError(f"refused: the pickle asks for {name.module}.{name.name}, which no state_dict needs")
+        self.push(name)
+
+    def build_up(self) -> None:
+        arguments, name = self.stack.pop(), self.stack.pop()
+        if type(arguments) is not tuple or type(name) is not _Name:
+            raise WeightsError(f"refused: a call of a {type(name).__name__}")
+        if name == _MAPPING and arguments == ():
+            self.push({})
+        elif name in (_TENSOR, _TENSOR_V2) and len(arguments) >= 4 and type(arguments[0]) is Storage:
+            self.push(StoredTensor(*arguments[:4]))
+        elif name == _PARAMETER and arguments and type(arguments[0]) is StoredTensor:
+            self.push(arguments[0])
+        else:
+            raise WeightsError(f"refused: {name.module}.{name.name} with arguments that a state_dict does not have")
+
+    def find_storage(self) -> None:
+        described = self.stack.pop()
+        # ("storage", type, key, device, size), and before 2018 a view of another storage or None.
+        if type(described) is not tuple or len(described) not in (5, 6) or described[5:] not in ((), (None,)):
+            raise WeightsError("refused: a storage that is not described as PyTorch does")
+        word, kind, key, _, size = described[:5]
+        if word != "storage" or kind not in _STORAGES or type(key) is not str or type(size) is not int:
+            raise WeightsError("refused: a storage that is not described as PyTorch does")
+        self.push(Storage(_STORAGES[kind], key, size))
+
+    def drop_attributes(self) -> None:
+        self.stack.pop()
+        self.top(dict)  # the attribute is `_metadata`, the versions of the modules
+
+    def tuple_of(self, count: int) -> None:
+        values = tuple(self.stack[len(self.stack) - count :])
+        if len(values) < count:
+            raise WeightsError("the pickle is damaged: a tuple of more than there is")
+        del self.stack[len(self.stack) - count :]
+        self.push(values)
+
+
+_OPCODES: dict[bytes, Callable[[_Machine], Any]] = {
+    b"\x80": lambda m: _check_protocol(m.number("B")),
+    b"(": lambda m: m.marks.append(len(m.stack)),
+    b"N": lambda m: m.push(None),
+    b"\x88": lambda m: m.push(True),
+    b"\x89": lambda m: m.push(False),
+    b"K": lambda m: m.push(m.number("B")),
+    b"M": lambda m: m.push(m.number("<H")),
+    b"J": lambda m: m.push(m.number("<i")),
+    b"\x8a": lambda m: m.push(int.from_bytes(m.take(m.number("B")), "little", signed=True)),
+    b"G": lambda m: m.push(m.number(">d")),
+    b"X": lambda m: m.push(m.take(m.number("<I")).decode("utf-8")),
+    b"U": lambda m: m.push(m.take(m.number("B")).decode("ascii")),
+    b"}": lambda m: m.push({}),
+    b"s": lambda m: m.set_items([m.stack.pop(), m.stack.pop()][::-1]),
+    b"u": lambda m: m.set_items(m.since_mark()),
+    b"]": lambda m: m.push([]),
+    b"a": lambda m: _append(m, [m.stack.pop()]),
+    b"e": lambda m: _append(m, m.since_mark()),
+    b")": lambda m: m.push(()),
+    b"t": lambda m: m.push(tuple(m.since_mark())),
+    b"\x85": lambda m: m.tuple_of(1),
+    b"\x86": lambda m: m.tuple_of(2),
+    b"\x87": lambda m: m.tuple_of(3),
+    b"q": lambda m: m.memo.__setitem__(m.number("B"), m.stack[-1]),
+    b"r": lambda m: m.memo.__setitem__(m.number("<I"), m.stack[-1]),
+    b"h": lambda m: m.push(m.memo[m.number("B")]),
+    b"j": lambda m: m.push(m.memo[m.number("<I")]),
+    b"c": lambda m: m.find_name(),
+    b"R": lambda m: m.build_up(),
+    b"Q": lambda m: m.find_storage(),
+    b"b": lambda m: m.drop_attributes(),
+}
+
+
+def _append(machine: _Machine, values: list[Any]) -> None:
+    machine.top(list).extend(values)
+
+
+def _check_protocol(protocol: int) -> None:
+    if protocol != 2:
+        raise WeightsError(f"refused: pickle protocol {protocol}; PyTorch writes a state_dict in protocol 2")

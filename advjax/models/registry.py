@@ -1,0 +1,120 @@
+"""All networks by name, with the paper, the input and the sizes that were published."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+
+from flax import nnx
+
+from advjax.models.capsnet import CapsNet
+from advjax.models.condensenet import CondensedNet, CondenseNet
+from advjax.models.counting import abstract, count_macs, count_parameters
+from advjax.models.densenet import densenet169
+from advjax.models.googlenet import GoogLeNet
+from advjax.models.inception import InceptionV3
+from advjax.models.lenet import LeNet
+from advjax.models.madry import MadryNet
+from advjax.models.nasnet import nasnet_a_large, nasnet_a_mobile
+from advjax.models.resnet import resnet50, resnet101, resnet152
+from advjax.models.senet import se_resnet50, senet154
+from advjax.models.shaham import ShahamNet
+from advjax.models.stochastic_depth import stochastic_resnet110, stochastic_resnet152
+from advjax.models.vgg import Vgg16
+from advjax.models.vgg_cifar import VggCifar
+from advjax.models.wide_resnet import wrn_16_8, wrn_28_10
+
+__all__ = ["Network", "NETWORKS", "table"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """One row of the table.
+
+    Attributes:
+        make: constructor; called with `rngs`.
+        shape: [H, W, C] of one image.
+        paper: where the network comes from.
+        published_parameters: in the words of the paper or the authors' code; empty if neither says.
+        published_macs: likewise.
+    """
+
+    make: Callable[..., nnx.Module]
+    shape: tuple[int, int, int]
+    paper: str
+    published_parameters: str = ""
+    published_macs: str = ""
+
+
+_DIGIT, _CIFAR, _IMAGENET = (28, 28, 1), (32, 32, 3), (224, 224, 3)
+
+NETWORKS: Mapping[str, Network] = MappingProxyType(
+    {
+        "lenet": Network(LeNet, _DIGIT, "Caffe's MNIST example; Rozsa et al. 2016", "431,080"),
+        "shaham": Network(ShahamNet, (32, 32, 1), "Shaham et al. 2015"),
+        "madry": Network(MadryNet, _DIGIT, "Madry et al. 2018; Rothberg et al. 2019"),
+        "capsnet": Network(CapsNet, _DIGIT, "Sabour et al. 2017", "8.2M"),
+        "capsnet-no-decoder": Network(partial(CapsNet, decoder=False), _DIGIT, "Sabour et al. 2017", "6.8M"),
+        "vgg-cifar": Network(VggCifar, _CIFAR, "cifar.torch; Shaham et al. 2015", "15.0M"),
+        "wrn-28-10": Network(wrn_28_10, _CIFAR, "Zagoruyko and Komodakis 2016", "36.5M"),
+        "wrn-28-10-cifar100": Network(partial(wrn_28_10, 100), _CIFAR, "Zagoruyko and Komodakis 2016", "36.5M"),
+        "wrn-16-8": Network(wrn_16_8, _CIFAR, "Zagoruyko and Komodakis 2016", "11.0M"),
+        "stochastic-resnet110": Network(stochastic_resnet110, _CIFAR, "Huang et al. 2016", "1.7M"),
+        "stochastic-resnet152": Network(stochastic_resnet152, _CIFAR, "Huang et al. 2016"),
+        "vgg16": Network(Vgg16, _IMAGENET, "Simonyan and Zisserman 2015", "138,357,544"),
+        "googlenet": Network(GoogLeNet, _IMAGENET, "Szegedy et al. 2015; BVLC", "13,378,280"),
+        "googlenet-no-heads": Network(partial(GoogLeNet, aux=False), _IMAGENET, "Szegedy et al. 2015; BVLC", "6.99M"),
+        "resnet50": Network(resnet50, _IMAGENET, "He et al. 2016", "25,557,032", "4.09G"),
+        "resnet50-caffe": Network(
+            partial(resnet50, stride_in_first=True), _IMAGENET, "He et al. 2016", "25,557,032", "3.86G"
+        ),
+        "resnet101": Network(resnet101, _IMAGENET, "He et al. 2016", "44,549,160"),
+        "resnet152": Network(resnet152, _IMAGENET, "He et al. 2016", "60,192,808"),
+        "resnet152-caffe": Network(
+            partial(resnet152, stride_in_first=True), _IMAGENET, "He et al. 2016", "60,192,808", "11.3G"
+        ),
+        "densenet169": Network(densenet169, _IMAGENET, "Huang et al. 2017", "14,149,480"),
+        "inception-v3": Network(InceptionV3, (299, 299, 3), "Szegedy et al. 2016", "27,161,264"),
+        "inception-v3-no-head": Network(
+            partial(InceptionV3, aux=False), (299, 299, 3), "Szegedy et al. 2016", "23,834,568"
+        ),
+        "inception-v3-cifar100": Network(
+            partial(InceptionV3, 100, aux=False, small_images=True), _CIFAR, "Szegedy et al. 2016; public CIFAR code"
+        ),
+        "condensenet-4": Network(CondensedNet, _IMAGENET, "Huang et al. 2018", "4.8M", "529M"),
+        "condensenet-8": Network(partial(CondensedNet, groups=8), _IMAGENET, "Huang et al. 2018", "2.9M", "274M"),
+        "condensenet-4-training": Network(CondenseNet, _IMAGENET, "Huang et al. 2018"),
+        "condensenet-8-training": Network(partial(CondenseNet, groups=8), _IMAGENET, "Huang et al. 2018"),
+        "nasnet-a-large": Network(nasnet_a_large, (331, 331, 3), "Zoph et al. 2018", "88.9M", "23.8G"),
+        "nasnet-a-mobile": Network(nasnet_a_mobile, _IMAGENET, "Zoph et al. 2018", "5.3M", "564M"),
+        "senet154": Network(senet154, (320, 320, 3), "Hu et al. 2018", "145.8M (the released net: 115.1M)", "42.3G"),
+        "se-resnet50": Network(se_resnet50, _IMAGENET, "Hu et al. 2018", "28.1M", "3.87G"),
+    }
+)
+"""Every network of the library by name. CondenseNet's published sizes are those after `convert`, and its published
+multiply-adds include ReLU and pools."""
+
+
+def table(networks: Mapping[str, Network] = NETWORKS) -> str:
+    """The table that `python -m advjax.models` prints; each network is built and traced in shapes alone.
+
+    >>> print(table({"lenet": NETWORKS["lenet"]}))
+    network parameters published multiply-adds published input   paper
+    lenet      431,080   431,080          2.3M           28x28x1 Caffe's MNIST example; Rozsa et al. 2016
+    """
+    rows = [("network", "parameters", "published", "multiply-adds", "published", "input", "paper")]
+    for name, network in networks.items():
+        model = abstract(network.make)
+        parameters, macs = f"{count_parameters(model):,}", f"{count_macs(model, network.shape) / 1e6:,.1f}M"
+        size = "x".join(map(str, network.shape))
+        rows.append((name, parameters, network.published_parameters, macs, network.published_macs, size, network.paper))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    left = (0, 5, 6)
+    lines = [
+        " ".join(
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join(lines)

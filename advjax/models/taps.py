@@ -1,0 +1,55 @@
+"""Taps: reading and perturbing the hidden features of a network by the names of its blocks."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import jax
+from flax import nnx
+
+__all__ = ["Tap", "untapped", "features"]
+
+Tap: TypeAlias = Callable[[str, jax.Array], jax.Array]
+"""`tap(name, x) -> x'`: a network calls it with the output of each named block and goes on with the result."""
+
+
+def untapped(name: str, x: jax.Array) -> jax.Array:
+    """The tap that changes nothing.
+
+    >>> import jax.numpy as jnp
+    >>> float(untapped("input", jnp.float32(2.0)))
+    2.0
+    """
+    return x
+
+
+def features(model: nnx.Module, images: jax.Array) -> dict[str, jax.Array]:
+    """What the network's taps see, by name, in the order of the forward pass.
+
+    The first is "input", the images as the network normalises them; the last is "penultimate", the logits. It
+    may be called inside `jit` and `vmap`, which return dictionaries sorted by name. The model is used in the mode
+    that it is in.
+
+    Args:
+        model: a network of `advjax.models`.
+        images: float32 [B, H, W, C] in [0, 1].
+
+    Raises:
+        ValueError: two blocks of the network have one name.
+
+    >>> import jax.numpy as jnp
+    >>> from advjax.models import LeNet
+    >>> read = nnx.eval_shape(lambda: features(LeNet(rngs=nnx.Rngs(0)), jnp.zeros((2, 28, 28, 1))))
+    >>> {name: x.shape for name, x in read.items()}
+    {'input': (2, 28, 28, 1), 'pool1': (2, 12, 12, 20), 'pool2': (2, 4, 4, 50), 'dense1': (2, 500),
+    'penultimate': (2, 10)}
+    """
+    read: dict[str, jax.Array] = {}
+
+    def tap(name: str, x: jax.Array) -> jax.Array:
+        if name in read:
+            raise ValueError(f"model must give each tap a name of its own, but {name!r} came twice")
+        read[name] = x
+        return x
+
+    model(images, tap=tap)
+    return read

@@ -1,0 +1,98 @@
+"""cifar.torch's VGG with batch normalisation and dropout, the CIFAR-10 network of Shaham, Yamada and Negahban."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from advjax.models.layers import batch_norm, check_images, fan_in_uniform, max_pool
+from advjax.models.taps import Tap, untapped
+
+__all__ = ["VggCifar"]
+
+# Channels of the 3x3 convolutions, and the dropout rate after each (0 before a pool).
+_STAGES = (
+    ((64, 0.3), (64, 0.0)),
+    ((128, 0.4), (128, 0.0)),
+    ((256, 0.4), (256, 0.4), (256, 0.0)),
+    ((512, 0.4), (512, 0.4), (512, 0.0)),
+    ((512, 0.4), (512, 0.4), (512, 0.0)),
+)
+
+# N(0, 2 / (k^2 n_out)), the scripts' "MSR"; torch7 starts the scales of batch normalisation as U(0, 1).
+_MSR = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+_ZEROS = nnx.initializers.zeros_init()
+_UNIT = nnx.initializers.uniform(1.0)
+
+
+class VggCifar(nnx.Module):
+    """vgg_bn_drop for 32x32 images; 14,991,946 parameters, 313.5M multiply-adds.
+
+    Five stages of [conv 3x3 -> batch normalisation (epsilon 1e-3) -> ReLU -> dropout], 64, 128, 256, 512 and
+    512 channels, each followed by a max pool 2/2; then dropout 0.5 -> dense 512 -> batch normalisation -> ReLU
+    -> dropout 0.5 -> dense `num_classes`. The original pools round sizes up, which 32 = 2^5 never needs.
+
+    Args:
+        num_classes: number of logits.
+        mean, std: per channel, taken from and divided out of the images; the defaults are those of CIFAR-10's
+            training images in RGB. The paper's images are normalised YUV: give them zeros and ones.
+        rngs: `nnx.Rngs`; the streams `params` (weights) and `dropout`.
+
+    Taps: input (normalised), stage1..stage5 (after the pools), dense1, penultimate.
+
+    Source: szagoruyko/cifar.torch, models/vgg_bn_drop.lua; Shaham et al. 2015, sec. 5.2.
+
+    >>> nnx.eval_shape(lambda: VggCifar(rngs=nnx.Rngs(0))(jnp.zeros((2, 32, 32, 3)))).shape
+    (2, 10)
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        *,
+        mean: Sequence[float] = (0.4914, 0.4822, 0.4465),
+        std: Sequence[float] = (0.2470, 0.2435, 0.2616),
+        rngs: nnx.Rngs,
+    ) -> None:
+        if len(mean) != 3 or len(std) != 3:
+            raise ValueError(f"mean and std must hold 3 numbers each, got {mean} and {std}")
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+        channels, stages = 3, []
+        for stage in _STAGES:
+            units = []
+            for outputs, rate in stage:
+                units.append(_Unit(channels, outputs, rate, rngs=rngs))
+                channels = outputs
+            stages.append(nnx.List(units))
+        self.stages = nnx.List(stages)
+        self.dropout1 = nnx.Dropout(0.5, rngs=rngs)
+        init = fan_in_uniform(512)
+        self.dense1 = nnx.Linear(512, 512, kernel_init=init, bias_init=init, rngs=rngs)
+        self.norm = batch_norm(512, scale_init=_UNIT, rngs=rngs)
+        self.dropout2 = nnx.Dropout(0.5, rngs=rngs)
+        self.dense2 = nnx.Linear(512, num_classes, kernel_init=init, bias_init=init, rngs=rngs)
+
+    def __call__(self, images: jax.Array, tap: Tap = untapped) -> jax.Array:
+        """Logits float32 [B, num_classes] of images float32 [B, 32, 32, 3]."""
+        check_images(images, 32, 32, 3)
+        mean, std = (jnp.array(numbers, images.dtype).reshape(1, 1, 1, 3) for numbers in (self.mean, self.std))
+        x = tap("input", (images - mean) / std)
+        for index, stage in enumerate(self.stages, 1):
+            for unit in stage:
+                x = unit(x)
+            x = tap(f"stage{index}", max_pool(x, 2, 2))
+        x = self.dense1(self.dropout1(x.reshape(x.shape[0], -1)))
+        x = tap("dense1", nnx.relu(self.norm(x)))
+        return tap("penultimate", self.dense2(self.dropout2(x)))
+
+
+class _Unit(nnx.Module):
+    def __init__(self, inputs: int, outputs: int, rate: float, *, rngs: nnx.Rngs) -> None:
+        self.conv = nnx.Conv(inputs, outputs, (3, 3), kernel_init=_MSR, bias_init=_ZEROS, rngs=rngs)
+        self.norm = batch_norm(outputs, epsilon=1e-3, scale_init=_UNIT, rngs=rngs)
+        self.dropout = nnx.Dropout(rate, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.dropout(nnx.relu(self.norm(self.conv(x))))

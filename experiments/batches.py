@@ -1,0 +1,67 @@
+"""Whole data sets through a classifier or an attack, batch by batch, all of one shape."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from advjax.attacks import Perturbation, perturb
+from advjax.classifier import Classifier
+from advjax.data import to_float
+
+__all__ = ["attack_all", "logits_of"]
+
+
+def logits_of(classifier: Classifier, images: np.ndarray, batch: int = 500) -> np.ndarray:
+    """Logits float32 [N, K] of images [N, H, W, C], uint8 or float32; float values may leave [0, 1].
+
+    >>> from advjax.classifier import from_function
+    >>> mean = from_function(lambda w, x: x.mean((1, 2, 3))[:, None] * w, jnp.ones(2))
+    >>> logits_of(mean, np.full((3, 2, 2, 1), 255, np.uint8), batch=2).shape
+    (3, 2)
+    """
+    parts = [
+        np.asarray(_logits(classifier, _pixels(images[rows])))[:real] for rows, real in _batches(len(images), batch)
+    ]
+    return np.concatenate(parts)
+
+
+def attack_all(
+    attack: Any,
+    classifier: Classifier,
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    batch: int,
+    key: jax.Array | None = None,
+) -> Perturbation:
+    """`perturb` for images [N, H, W, C], uint8 or float32 in [0, 1]; the arrays of the result are NumPy's.
+
+    Image i draws from `fold_in(key, i)`, whatever the batch size.
+    """
+    results = []
+    for rows, real in _batches(len(images), batch):
+        keys = None if key is None else jax.vmap(functools.partial(jax.random.fold_in, key))(rows)
+        result = perturb(attack, classifier, _pixels(images[rows]), jnp.asarray(labels[rows]), keys)
+        results.append(jax.tree.map(lambda array, real=real: np.asarray(array)[:real], result))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
+
+
+def _batches(count: int, batch: int) -> list[tuple[np.ndarray, int]]:
+    """Rows of each batch, the last one filled up with copies, and how many of them are meant."""
+    size = min(batch, count)
+    return [
+        (np.resize(np.arange(start, min(start + size, count)), size), min(size, count - start))
+        for start in range(0, count, size)
+    ]
+
+
+def _pixels(images: np.ndarray) -> jax.Array:
+    return jnp.asarray(to_float(images) if images.dtype == np.uint8 else images)
+
+
+@jax.jit
+def _logits(classifier: Classifier, images: jax.Array) -> jax.Array:
+    return classifier(images)

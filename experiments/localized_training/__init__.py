@@ -1,0 +1,1 @@
+"""Rothberg, Chen, Ji, "Towards Better Accuracy and Robustness with Localized Adversarial Training": MNIST."""

@@ -1,0 +1,566 @@
+"""Weight files: PyTorch's and Caffe's own writers read back, key-by-key checks, and hostile files of every kind."""
+
+import json
+import os
+import pickle
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
+
+from advjax.models import LeNet
+from advjax.models.checkpoint_names import names_of, torch_name, weight_paths
+from advjax.models.counting import abstract
+from advjax.models.densenet import densenet169
+from advjax.models.inception import InceptionV3
+from advjax.models.readers import read_caffemodel, read_safetensors, read_torch, write_safetensors
+from advjax.models.readers.pickled import read_pickle
+from advjax.models.resnet import resnet152
+from advjax.models.vgg import Vgg16
+from advjax.models.weights import WeightsError, load, load_weights, save
+from tests.models import torch_files as files
+from tests.models.caffe_files import caffemodel
+from tests.models.torchvision_models import torchvision_models
+
+
+class Small(nnx.Module):
+    """One layer of each kind; `spelled` is what its checkpoints call them."""
+
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(2, 3, (5, 4), rngs=rngs)
+        self.bn = nnx.BatchNorm(3, rngs=rngs)
+        self.fc = nnx.Linear(12, 5, rngs=rngs)
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+
+    def checkpoint_names(self, kind):
+        if kind == "torch":
+            return [names_of(self, torch_name), names_of(self, lambda path: "old." + torch_name(path))]
+        return []
+
+
+def _state(seed=0, prefix=""):
+    rng = np.random.default_rng(seed)
+    shapes = {
+        "conv.weight": (3, 2, 5, 4),
+        "conv.bias": (3,),
+        "bn.weight": (3,),
+        "bn.bias": (3,),
+        "bn.running_mean": (3,),
+        "bn.running_var": (3,),
+        "fc.weight": (5, 12),
+        "fc.bias": (5,),
+    }
+    state = {prefix + key: rng.normal(size=shape).astype(np.float32) for key, shape in shapes.items()}
+    return state | {f"{prefix}bn.num_batches_tracked": np.array([7], np.int64)}
+
+
+@pytest.fixture(scope="module")
+def small():
+    return nnx.eval_shape(lambda: Small(nnx.Rngs(0)))
+
+
+def _assert_holds(model, state, prefix=""):
+    np.testing.assert_array_equal(model.conv.kernel[...], state[f"{prefix}conv.weight"].transpose(2, 3, 1, 0))
+    np.testing.assert_array_equal(model.fc.kernel[...], state[f"{prefix}fc.weight"].T)
+    for ours, theirs in (
+        (model.conv.bias, "conv.bias"),
+        (model.bn.scale, "bn.weight"),
+        (model.bn.bias, "bn.bias"),
+        (model.bn.mean, "bn.running_mean"),
+        (model.bn.var, "bn.running_var"),
+        (model.fc.bias, "fc.bias"),
+    ):
+        np.testing.assert_array_equal(ours[...], state[prefix + theirs])
+
+
+def _write(path, state, form):
+    if form == "safetensors":
+        write_safetensors(path, state)
+    else:
+        files.write_state(path, state, legacy=form == "legacy")
+
+
+@pytest.mark.parametrize("prefix", ["", "old."])
+@pytest.mark.parametrize(("form", "suffix"), [("safetensors", ".safetensors"), ("zip", ".pth"), ("legacy", ".pt")])
+def test_weights_arrive_in_our_layout(small, tmp_path, form, suffix, prefix):
+    path = tmp_path / f"weights{suffix}"
+    _write(path, _state(prefix=prefix), form)
+    model = load_weights(small, path)
+    _assert_holds(model, _state(prefix=prefix), prefix)
+    assert jax.dtypes.issubdtype(model.drop.rngs.key[...].dtype, jax.dtypes.prng_key)
+    once, again = model.drop(jnp.ones(1000)), model.drop(jnp.ones(1000))
+    assert once.mean() == pytest.approx(1, abs=0.2)
+    assert not np.array_equal(once, again)
+
+
+def test_the_model_given_stays_as_it_was(tmp_path):
+    model = Small(nnx.Rngs(0))
+    before = np.asarray(model.fc.kernel[...])
+    write_safetensors(tmp_path / "weights.safetensors", _state())
+    _assert_holds(load_weights(model, tmp_path / "weights.safetensors"), _state())
+    np.testing.assert_array_equal(model.fc.kernel[...], before)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_other_floating_types_become_float32(small, tmp_path, dtype):
+    state = {key: value.astype(dtype) if value.dtype == np.float32 else value for key, value in _state().items()}
+    files.write_state(tmp_path / "weights.pth", state)
+    model = load_weights(small, tmp_path / "weights.pth")
+    assert model.fc.kernel.dtype == jnp.float32
+    np.testing.assert_array_equal(model.fc.bias[...], state["fc.bias"].astype(np.float32))
+
+
+def test_missing_left_over_and_misshapen_tensors_are_listed(small, tmp_path):
+    state = _state()
+    del state["bn.running_var"]
+    state["extra.weight"] = np.ones(2, np.float32)
+    state["fc.weight"] = state["fc.weight"].T.copy()
+    state["fc.bias"] = np.arange(5)
+    state["conv.weight"] = state["conv.weight"].transpose(2, 3, 1, 0).copy()
+    write_safetensors(tmp_path / "weights.safetensors", state)
+    with pytest.raises(WeightsError) as caught:
+        load_weights(small, tmp_path / "weights.safetensors")
+    message = str(caught.value)
+    assert "1 weights of the network are missing: bn.running_var\n" in message
+    assert "1 tensors of the file are left over: extra.weight\n" in message
+    assert "fc.weight (12, 5) float32 for fc/kernel (12, 5)" in message
+    assert "conv.weight (5, 4, 2, 3) float32 for conv/kernel (5, 4, 2, 3)" in message
+    assert "fc.bias (5,) int64 for fc/bias (5,)" in message
+    assert "num_batches_tracked" not in message
+
+
+def test_a_missing_file_a_strange_suffix_and_a_strange_model(small, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load_weights(small, tmp_path / "none.pth")
+    with pytest.raises(WeightsError, match=r"path must end in one of \.safetensors, .*, got weights\.npz"):
+        load_weights(small, tmp_path / "weights.npz")
+    with pytest.raises(WeightsError, match=r"Small with these options has no published \.caffemodel files"):
+        load_weights(small, tmp_path / "weights.caffemodel")
+    with pytest.raises(TypeError, match="model must be a network that checkpoints are published for, got Linear"):
+        load_weights(nnx.Linear(1, 1, rngs=nnx.Rngs(0)), tmp_path / "weights.pth")
+
+
+def test_own_files_come_back_bit_by_bit(tmp_path):
+    model, other = Small(nnx.Rngs(0)), Small(nnx.Rngs(1))
+    save(model, tmp_path / "own.safetensors")
+    back = load(other, tmp_path / "own.safetensors")
+    for ours, theirs in zip(
+        jax.tree.leaves(nnx.state(model, nnx.Param)), jax.tree.leaves(nnx.state(back, nnx.Param)), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    assert not np.array_equal(other.fc.kernel[...], back.fc.kernel[...])
+    assert set(read_safetensors(tmp_path / "own.safetensors")) >= {"conv/kernel", "bn/var"}
+    save(nnx.Linear(12, 5, rngs=nnx.Rngs(0)), tmp_path / "linear.safetensors")
+    with pytest.raises(WeightsError, match=r"3 weights of the network are missing: mean, scale, var"):
+        load(nnx.BatchNorm(3, rngs=nnx.Rngs(0)), tmp_path / "linear.safetensors")
+    with pytest.raises(ValueError, match=r"path must end in \.safetensors"):
+        save(model, tmp_path / "own.npz")
+
+
+# The originals as writers
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("legacy", [False, True])
+def test_files_of_torch_are_read(small, tmp_path, legacy):
+    torch = pytest.importorskip("torch")
+    state = {key: torch.tensor(value) for key, value in _state().items()}
+    state["bn.weight"] = torch.nn.Parameter(state["bn.weight"])
+    state["conv.weight"] = state["conv.weight"].contiguous(memory_format=torch.channels_last)
+    shared = torch.cat([state["fc.bias"], state["conv.bias"]])
+    state["fc.bias"], state["conv.bias"] = shared[:5], shared[5:]
+    torch.save(state, tmp_path / "weights.pth", _use_new_zipfile_serialization=not legacy)
+    _assert_holds(load_weights(small, tmp_path / "weights.pth"), _state())
+
+
+@pytest.mark.peers
+def test_a_module_and_bfloat16_of_torch_are_read(tmp_path):
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.BatchNorm2d(3)).to(torch.bfloat16)
+    torch.save(module.state_dict(), tmp_path / "weights.pth")
+    tensors = read_torch(tmp_path / "weights.pth")
+    assert list(tensors) == list(module.state_dict())
+    for name, tensor in module.state_dict().items():
+        np.testing.assert_array_equal(tensors[name].astype(np.float32), tensor.float().numpy())
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("resnet152", resnet152),
+        ("densenet169", densenet169),
+        ("vgg16", Vgg16),
+        ("inception_v3", lambda rngs: InceptionV3(aux=False, rngs=rngs)),
+    ],
+)
+def test_names_and_sizes_are_those_of_timm(name, make):
+    torchvision_models()
+    timm, torch = pytest.importorskip("timm"), pytest.importorskip("torch")
+    with torch.device("meta"):
+        state = timm.create_model(name).state_dict()
+    theirs = {key: tensor.numel() for key, tensor in state.items() if not key.endswith("num_batches_tracked")}
+    model = abstract(make)
+    sizes = dict(
+        zip(
+            weight_paths(model),
+            (leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Not(nnx.RngState)))),
+            strict=True,
+        )
+    )
+    spellings = [
+        {source.key: sizes[path] for path, source in names.items()} for names in model.checkpoint_names("torch")
+    ]
+    assert theirs in spellings
+
+
+@pytest.mark.peers
+def test_safetensors_agree_with_the_package_of_that_name(tmp_path):
+    package = pytest.importorskip("safetensors.numpy")
+    tensors = _state() | {"half": np.float16([[1, 2]]), "flags": np.array([True, False])}
+    write_safetensors(tmp_path / "ours.safetensors", tensors)
+    package.save_file(tensors, tmp_path / "theirs.safetensors", metadata={"format": "np"})
+    for read in (read_safetensors(tmp_path / "theirs.safetensors"), package.load_file(tmp_path / "ours.safetensors")):
+        assert set(read) == set(tensors)
+        for name, tensor in tensors.items():
+            assert read[name].dtype == tensor.dtype
+            np.testing.assert_array_equal(read[name], tensor)
+
+
+@pytest.mark.parametrize("options", [{}, {"legacy": True}, {"double": True}, {"diff": True}])
+def test_caffemodels_of_protobuf_are_read(tmp_path, rng, options):
+    layers = {
+        "conv1": [rng.normal(size=(4, 3, 2, 2)).astype(np.float32), rng.normal(size=4).astype(np.float32)],
+        "ip/1": [rng.normal(size=(5, 16)).astype(np.float32)],
+    }
+    (tmp_path / "net.caffemodel").write_bytes(caffemodel(layers, **options))
+    read = read_caffemodel(tmp_path / "net.caffemodel")
+    assert set(read) == {"conv1[0]", "conv1[1]", "ip/1[0]"}
+    np.testing.assert_array_equal(read["conv1[0]"], layers["conv1"][0])
+    np.testing.assert_array_equal(read["conv1[1]"], layers["conv1"][1])
+    np.testing.assert_array_equal(read["ip/1[0]"], layers["ip/1"][0])
+
+
+def test_lenet_from_a_caffemodel_equals_numpy(tmp_path, rng):
+    shapes = {"conv1": (20, 1, 5, 5), "conv2": (50, 20, 5, 5), "ip1": (500, 800), "ip2": (10, 500)}
+    layers = {
+        name: [rng.normal(0, 0.05, shape).astype(np.float32), rng.normal(0, 0.05, shape[0]).astype(np.float32)]
+        for name, shape in shapes.items()
+    }
+    (tmp_path / "lenet.caffemodel").write_bytes(caffemodel(layers))
+    model = load_weights(LeNet(rngs=nnx.Rngs(0)), tmp_path / "lenet.caffemodel")
+    images = rng.uniform(0, 1, (2, 28, 28, 1)).astype(np.float32)
+
+    x = np.float64(images).transpose(0, 3, 1, 2) * 255 / 256
+    for name in ("conv1", "conv2"):
+        kernel, bias = layers[name]
+        windows = np.lib.stride_tricks.sliding_window_view(x, (5, 5), (2, 3))
+        x = np.einsum("bihwuv,oiuv->bohw", windows, kernel) + bias[:, None, None]
+        x = x.reshape(*x.shape[:2], x.shape[2] // 2, 2, x.shape[3] // 2, 2).max((3, 5))
+    x = np.maximum(x.reshape(2, -1) @ layers["ip1"][0].T + layers["ip1"][1], 0)
+    expected = x @ layers["ip2"][0].T + layers["ip2"][1]
+    np.testing.assert_allclose(model(jnp.asarray(images)), expected, rtol=1e-4, atol=1e-5)
+
+
+# Hostile files
+
+
+class _Command:
+    """Pickled by reference to a function that the reader must not call."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def _hostile_pickles(canary):
+    touch = f"touch {canary}"
+    opened = f"open({str(canary)!r}, 'w')"
+    for protocol in range(6):
+        yield pickle.dumps({"fc.weight": _Command(os.system, touch)}, protocol)
+        yield pickle.dumps(_Command(eval, opened), protocol)
+    yield b"cos\nsystem\n(S'" + touch.encode() + b"'\ntR."
+    yield b"\x80\x02cos\nsystem\nX" + len(touch).to_bytes(4, "little") + touch.encode() + b"\x85R."
+    yield b"\x80\x02(X" + len(touch).to_bytes(4, "little") + touch.encode() + b"ios\nsystem\n."
+    # The names that are allowed, used to reach others.
+    allowed = files.name("torch._utils", "_rebuild_tensor_v2")
+    attributes = b"}" + files.text("__code__") + files.text("x") + b"s"
+    yield files.pickled(allowed + attributes + b"b")
+    yield files.pickled(allowed + b"N" + attributes + b"\x86b")
+    yield files.pickled(files.name("collections", "OrderedDict.__init__.__globals__") + b")R")
+    yield files.pickled(files.name("collections", "OrderedDict") + allowed + b"\x85R")
+    yield files.pickled(allowed + b")R")
+    yield files.pickled(files.text("storage") + files.name("builtins", "eval") + b"\x86Q")
+
+
+@pytest.mark.parametrize("wrapped", ["zip", "legacy", "bare"])
+def test_no_code_of_a_pickle_runs(small, tmp_path, wrapped):
+    canary, path = tmp_path / "canary", tmp_path / "weights.pth"
+    for hostile in _hostile_pickles(canary):
+        if wrapped == "zip":
+            files.write_zip(path, hostile, {})
+        elif wrapped == "legacy":
+            path.write_bytes(files.legacy_bytes(b"", {}).replace(files.pickled(b""), hostile, 1))
+        else:
+            path.write_bytes(hostile)
+        with pytest.raises(WeightsError):
+            load_weights(small, path)
+        assert not canary.exists()
+
+
+def test_the_canary_would_have_been_touched(tmp_path):
+    canary = tmp_path / "canary"
+    pickle.loads(next(_hostile_pickles(canary)))
+    assert canary.exists()
+
+
+def test_what_is_refused_is_named(tmp_path):
+    files.write_zip(tmp_path / "a.pth", pickle.dumps(_Command(os.system, "true"), 2), {})
+    with pytest.raises(WeightsError, match=r"a\.pth: refused: the pickle asks for (posix|nt)\.system"):
+        read_torch(tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match="refused: pickle protocol 4"):
+        read_pickle(pickle.dumps({}, 4))
+    files.write_zip(tmp_path / "b.pth", pickle.dumps({"epoch": 3}, 2), {})
+    with pytest.raises(WeightsError, match=r"must hold a state_dict of tensors, but 'epoch' is a int"):
+        read_torch(tmp_path / "b.pth")
+    (tmp_path / "c.pth").write_bytes(b"<html>not found</html>")
+    with pytest.raises(WeightsError, match=r"is no file of torch\.save: it starts with b'<htm'"):
+        read_torch(tmp_path / "c.pth")
+
+
+_ARRAY = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"shape": (2, -3)},
+        {"shape": (2, 4)},
+        {"shape": (0, 3)},
+        {"shape": (2**31 - 1, 2**31 - 1)},
+        {"strides": (-3, 1)},
+        {"strides": (3, 2)},
+        {"strides": (1,)},
+        {"strides": (0, 0), "shape": (1000, 1000)},
+        {"offset": 1},
+        {"offset": -1},
+        {"size": 7},
+        {"size": -6},
+        {"storage": "DoubleStorage"},
+        {"shape": (1,) * 40, "strides": (1,) * 40},
+    ],
+)
+@pytest.mark.parametrize("legacy", [False, True])
+def test_tensors_beyond_their_storage_are_refused(tmp_path, lie, legacy):
+    state = files.mapping([("x", files.tensor("0", _ARRAY, legacy=legacy, **lie))])
+    path = tmp_path / "weights.pth"
+    if legacy:
+        path.write_bytes(files.legacy_bytes(state, {"0": _ARRAY}))
+    else:
+        files.write_zip(path, files.pickled(state), {"0": _ARRAY})
+    with pytest.raises(WeightsError):
+        read_torch(path)
+
+
+def test_a_view_of_a_shared_storage_is_read(tmp_path):
+    items = [("x", files.tensor("0", _ARRAY)), ("y", files.tensor("0", _ARRAY, shape=(3,), strides=(1,), offset=2))]
+    files.write_zip(tmp_path / "weights.pth", files.pickled(files.mapping(items)), {"0": _ARRAY})
+    np.testing.assert_array_equal(read_torch(tmp_path / "weights.pth")["y"], [2, 3, 4])
+
+
+def test_zip_bombs_and_strange_archives_are_refused(tmp_path):
+    path, zeros = tmp_path / "weights.pth", np.zeros(10**6, np.float32)
+    pickled = files.pickled(files.mapping([("x", files.tensor("0", zeros))]))
+    files.write_zip(path, pickled, {"0": zeros}, compression=zipfile.ZIP_DEFLATED)
+    with pytest.raises(WeightsError, match=r"is compressed, which torch\.save never does"):
+        read_torch(path)
+    files.write_zip(path, pickled, {"0": zeros}, byteorder=b"big")
+    with pytest.raises(WeightsError, match="byte order b'big' is not read"):
+        read_torch(path)
+    files.write_zip(path, pickled, {})
+    with pytest.raises(WeightsError, match="There is no item named 'archive/data/0'"):
+        read_torch(path)
+    files.write_zip(path, pickled + b"x", {"0": zeros})
+    with pytest.raises(WeightsError, match=r"1 bytes follow the end of data\.pkl"):
+        read_torch(path)
+    twice = files.mapping([("x", files.tensor("0", _ARRAY))] * 2)
+    files.write_zip(path, files.pickled(twice), {"0": _ARRAY})
+    with pytest.raises(WeightsError, match="the key 'x' comes twice"):
+        read_torch(path)
+    # Two entries of one megabyte that point at the same bytes.
+    files.write_zip(path, pickled, {"0": zeros, "1": zeros})
+    raw = path.read_bytes()
+    path.write_bytes(raw[: raw.index(b"PK\x03\x04", len(raw) // 2 - 1000)] + raw[raw.index(b"PK\x01\x02") :])
+    with pytest.raises(WeightsError):
+        read_torch(path)
+
+
+def test_legacy_headers_are_checked(tmp_path):
+    path, state = tmp_path / "weights.pth", files.mapping([("x", files.tensor("0", _ARRAY, legacy=True))])
+    for options, match in (
+        ({"magic": 12345}, "its magic number is another"),
+        ({"little_endian": False}, "byte orders other than little endian"),
+    ):
+        path.write_bytes(files.legacy_bytes(state, {"0": _ARRAY}, **options))
+        with pytest.raises(WeightsError, match=match):
+            read_torch(path)
+    path.write_bytes(files.legacy_bytes(state, {"0": _ARRAY}) + b"more")
+    with pytest.raises(WeightsError, match="4 bytes follow the last storage"):
+        read_torch(path)
+
+
+def _safetensors(header, data=b""):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def _entry(begin, end, shape=(1,), dtype="F32"):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"", "is no safetensors file"),
+        (b"\xff" * 8 + b"{}", "is no safetensors file"),
+        ((2**40).to_bytes(8, "little") + b"{}", "is no safetensors file"),
+        (_safetensors(b"{"), "the header is no JSON object"),
+        (_safetensors(b"[1]"), "the header must be a JSON object"),
+        (_safetensors(b"[" * 100_000), "the header is no JSON object"),
+        (_safetensors(b'{"a": ' + b"9" * 10_000 + b"}"), "the header is no JSON object|must have dtype"),
+        (_safetensors(b"\xff\xfe{}"), "the header is no JSON object"),
+        (_safetensors({"a": 3}), "must have dtype, shape and data_offsets"),
+        (_safetensors({"a": _entry(0, 4, dtype="F99")}, b"1234"), "must have dtype, shape and data_offsets"),
+        (_safetensors({"a": {**_entry(0, 4), "dtype": []}}, b"1234"), "must have dtype, shape and data_offsets"),
+        (_safetensors({"a": _entry(0, 4, [-1])}, b"1234"), "must have sizes and offsets of 0 or more"),
+        (_safetensors({"a": _entry(-4, 0)}, b"1234"), "must have sizes and offsets of 0 or more"),
+        (_safetensors({"a": _entry(0, 4, [1.0])}, b"1234"), "must have sizes and offsets of 0 or more"),
+        (_safetensors({"a": _entry(0, 4, [True])}, b"1234"), "must have sizes and offsets of 0 or more"),
+        (_safetensors({"a": _entry(0, 4, [1] * 40)}, b"1234"), "must have sizes and offsets of 0 or more"),
+        (_safetensors({"a": _entry(0, 4, [2])}, b"1234"), "cannot have 4 bytes"),
+        (_safetensors({"a": _entry(4, 0)}, b"1234"), "cannot have -4 bytes"),
+        (_safetensors({"a": _entry(0, 0, [0, 2**62])}), "cannot have 0 bytes"),
+        (_safetensors({"a": _entry(0, 400, [100])}, b"1234"), "the tensors take 400 bytes, the file has 4"),
+        (_safetensors({"a": _entry(0, 4)}, b"12345678"), "the tensors take 4 bytes, the file has 8"),
+        (_safetensors({"a": _entry(0, 4), "b": _entry(0, 4)}, b"1234"), "overlap or leave a gap"),
+        (_safetensors({"a": _entry(4, 8)}, b"12345678"), "overlap or leave a gap"),
+        (
+            _safetensors(
+                json.dumps({"a": _entry(0, 4)})[:-1].encode() + b", " + json.dumps({"a": _entry(0, 4)})[1:].encode(),
+                b"1234",
+            ),
+            "the name 'a' comes twice",
+        ),
+    ],
+)
+def test_hostile_safetensors_are_refused(tmp_path, content, match):
+    (tmp_path / "weights.safetensors").write_bytes(content)
+    with pytest.raises(WeightsError, match=match):
+        read_safetensors(tmp_path / "weights.safetensors")
+
+
+def _field(number, kind, payload):
+    return bytes([number << 3 | kind]) + payload
+
+
+def _bytes_field(number, payload):
+    key = number << 3 | 2
+    head = bytes([key]) if key < 128 else bytes([key & 127 | 128, key >> 7])
+    return head + len(payload).to_bytes(1, "little") + payload
+
+
+def _net(blob):
+    return _bytes_field(100, _bytes_field(1, b"fc") + _bytes_field(7, blob))
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"", "has no layer with weights"),
+        (b"\xff" * 20, "a number of more than 10 bytes"),
+        (b"\x0b", "wire type 3"),
+        (_net(_bytes_field(5, b"1234") + _bytes_field(7, b""))[:-3], "truncated"),
+        (_net(_bytes_field(5, b"123")), "the numbers of a blob are cut"),
+        (
+            _net(_bytes_field(5, b"1234") + _bytes_field(7, _field(1, 0, b"\x02"))),
+            r"a blob of 1 numbers has shape \(2,\)",
+        ),
+        (_net(_bytes_field(7, _field(1, 0, b"\x00"))), r"a blob of 0 numbers has shape \(0,\)"),
+        (
+            _net(_bytes_field(5, b"1234") + _bytes_field(7, _field(1, 0, b"\xff" * 9 + b"\x01") * 2)),
+            "a blob of 1 numbers",
+        ),
+        (_net(_bytes_field(5, b"1234") + _bytes_field(7, _field(1, 0, b"\x01") * 40)), "a blob of 1 numbers"),
+        (_net(_bytes_field(5, b"1234") + _bytes_field(7, _field(1, 0, b"\x01"))) * 2, r"blob fc\[0\] comes twice"),
+        (_field(2, 0, b"\x01"), "a number where a message belongs"),
+    ],
+)
+def test_hostile_caffemodels_are_refused(tmp_path, content, match):
+    (tmp_path / "net.caffemodel").write_bytes(content)
+    with pytest.raises(WeightsError, match=match):
+        read_caffemodel(tmp_path / "net.caffemodel")
+
+
+def _honest_files(folder):
+    write_safetensors(folder / "a.safetensors", files.arrays())
+    files.write_state(folder / "a.pth", files.arrays())
+    files.write_state(folder / "b.pth", files.arrays(), legacy=True)
+    layers = {"fc": list(files.arrays().values())}
+    (folder / "a.caffemodel").write_bytes(caffemodel(layers))
+    readers = {".safetensors": read_safetensors, ".pth": read_torch, ".caffemodel": read_caffemodel}
+    return [(readers[path.suffix], path.read_bytes()) for path in sorted(folder.iterdir())]
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory):
+    return _honest_files(tmp_path_factory.mktemp("honest"))
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_every_truncation_is_refused(honest, tmp_path, which):
+    read, content = honest[which]
+    path = tmp_path / "cut"
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        if read is read_caffemodel and length == 6:
+            continue  # protobuf: the whole field before the cut is a message of its own, without layers
+        with pytest.raises(WeightsError):
+            read(path)
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_flipped_bytes_are_refused_or_read(honest, tmp_path_factory, which):
+    read, content = honest[which]
+    path = tmp_path_factory.mktemp("flipped") / "flipped"
+
+    @given(st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)), min_size=1, max_size=4))
+    def check(changes):
+        changed = bytearray(content)
+        for position, byte in changes:
+            changed[position] = byte
+        path.write_bytes(changed)
+        try:
+            tensors = read(path)
+        except WeightsError:
+            return
+        assert all(isinstance(tensor, np.ndarray) for tensor in tensors.values())
+
+    check()
+
+
+@given(
+    st.lists(st.sampled_from([bytes([b]) for b in b"(N\x88K\x01M\x02JGX}su]aet)\x85\x86\x87qhjrcRQb."]), max_size=60)
+)
+def test_random_pickles_are_refused_or_data(opcodes):
+    try:
+        value, _ = read_pickle(b"\x80\x02" + b"".join(opcodes) + b".")
+    except WeightsError:
+        return
+    assert value is None or isinstance(value, (bool, int, float, str, list, tuple, dict))
