@@ -1,4 +1,4 @@
-"""Command line: `advjax score original.png changed.png`, or two folders."""
+"""Command line: `advjax score original.png changed.png`, or two folders; `advjax train`."""
 
 import argparse
 import csv
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+
+from advjax import train_command
 
 __all__ = ["main"]
 
@@ -40,7 +42,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     score.add_argument("--csv", type=Path, metavar="FILE", help="write the table there, not to stdout (folders only)")
     score.add_argument("--padding", choices=("valid", "same"), default="valid", help="windows of SSIM (default: valid)")
     score.add_argument("--pyramid", type=int, default=1, help="pyramid levels, more for large motion (default: 1)")
+    train = commands.add_parser(
+        "train",
+        help="train a network on what an attack makes of its images",
+        description="Adversarial training: perturb the batch, then one descent step. On all devices of all processes.",
+        epilog="A run that was stopped or killed goes on when the same command is given again.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    train_command.add_arguments(train)
     options = parser.parse_args(arguments)
+    if options.command == "train":
+        _train(options)
+    else:
+        _score(options)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from advjax.training import CheckpointError, NonFiniteLossError
+
+    try:
+        train_command.train(options)
+    except (ValueError, TypeError, ImportError, OSError, CheckpointError, NonFiniteLossError) as error:
+        _fail(str(error))
+
+
+def _score(options: argparse.Namespace) -> None:
     if options.original.is_dir() != options.changed.is_dir():
         _fail("give two files or two folders, not one of each")
     try:

@@ -39,7 +39,7 @@ def image_rows(
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])
-        axis.spines[:].set_visible(False)
+        axis.spines[:].set(color="#aaaaaa", linewidth=0.5)
     for line, (name, images) in enumerate(rows.items()):
         axes[line, 0].set_ylabel(name, fontsize=8)
         for column, (image, caption) in enumerate(zip(images, captions[line], strict=True)):

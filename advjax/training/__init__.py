@@ -5,6 +5,7 @@ from advjax.training.checkpoint import CheckpointError, Checkpoints
 from advjax.training.history import History
 from advjax.training.interrupts import Preempted
 from advjax.training.loop import Trainer
+from advjax.training.optimizers import optimizer
 from advjax.training.predictions import Score, measure, predict
 from advjax.training.run import Fitted, NonFiniteLossError
 from advjax.training.sharding import Layout, default_layout, initialize, layout
@@ -13,7 +14,7 @@ from advjax.training.step import Batch, Metrics, cross_entropy, train_step
 
 __all__ = [
     "TrainState", "create", "ensemble", "stack", "unstack", "to_model",
-    "Batch", "Metrics", "cross_entropy", "train_step",
+    "Batch", "Metrics", "cross_entropy", "optimizer", "train_step",
     "Resident", "Stream", "Trainer", "Fitted", "History", "NonFiniteLossError", "Preempted",
     "Layout", "layout", "default_layout", "initialize",
     "Checkpoints", "CheckpointError",

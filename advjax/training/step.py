@@ -120,7 +120,9 @@ def train_step(
         if axis_name is not None:
             grads, rest = jax.tree.map(lambda leaf: _mean_over(leaf, axis_name), (grads, rest))
             metrics = jax.lax.psum(metrics, axis_name)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        # optax mixes integer counts and floats, which strict promotion (a user's setting) would refuse.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, rest, opt_state, state.graphdef), metrics
 

@@ -4,13 +4,14 @@ import numpy as np
 
 from advjax.attacks import pgd, steepest
 from advjax.classifier import Classifier
+from advjax.data import to_float
 from experiments.batches import attack_all, logits_of
 from experiments.robust_optimization.config import Part
 from experiments.robust_optimization.preprocess import Images
 from experiments.states import key_of
 from experiments.store import Arrays
 
-__all__ = ["adversarial_set", "on_the_grid", "pgd_accuracy", "sweep"]
+__all__ = ["adversarial_set", "calibrated_radius", "on_the_grid", "pgd_accuracy", "sweep"]
 
 
 def adversarial_set(part: Part, baseline: Classifier, test: Images, batch: int) -> Arrays:
@@ -20,8 +21,9 @@ def adversarial_set(part: Part, baseline: Classifier, test: Images, batch: int) 
 
     Returns:
         image float32 [M, H, W, C]; source int32 [M], its index in the test set; label and prediction int32 [M];
-        norm int32 [M], index into `part.norms`; stored_wrong bool [M], whether the baseline is still wrong once the
-        image is clipped to [0, 1] and rounded to 8 bits; l0 int32 [M], the pixel values that were changed.
+        norm int32 [M], index into `part.norms`; l0 int32 [M], how many pixels were changed; and of sets that are
+        stored as 8-bit images, stored_wrong bool [M], whether the baseline is still wrong once the image is clipped
+        to [0, 1] and rounded to 8 bits.
     """
     found = []
     for number, norm in enumerate(part.norms):
@@ -39,7 +41,40 @@ def adversarial_set(part: Part, baseline: Classifier, test: Images, batch: int) 
             }
         )
     merged = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+    if test.images.dtype != np.uint8:
+        return merged
     return {**merged, "stored_wrong": _stored_wrong(baseline, merged, batch)}
+
+
+def calibrated_radius(part: Part, baseline: Classifier, test: Images, batch: int) -> Arrays:
+    """The radius in linf at which the set A has `part.set_size` images, the other norms at their radii; by bisection.
+
+    Returns:
+        radius float64 []; images int64 [], of A at this radius.
+
+    Raises:
+        ValueError: the other norms give that many images already.
+    """
+    labels = test.labels
+    others = 0
+    for norm in part.norms:
+        if norm != "linf":
+            attack = steepest(norm, part.radius(norm) * test.std, levels=None, box=False)  # type: ignore[arg-type]
+            others += int(np.sum(attack_all(attack, baseline, test.images, labels, batch=batch).success))
+    if others >= part.set_size:
+        raise ValueError(f"set_size={part.set_size} is no more than the {others} images that the other norms give")
+    clean, unit = _pixels(test.images), test.std * _signs(baseline, test.images, labels, batch)
+    right = logits_of(baseline, clean, batch).argmax(-1) == labels
+
+    def fooled(radius: float) -> int:
+        answers = logits_of(baseline, clean + np.float32(radius) * unit, batch).argmax(-1)
+        return int(np.sum(right & (answers != labels)))
+
+    low, high = 0.0, 1.0
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if others + fooled(middle) < part.set_size else (low, middle)
+    return {"radius": np.asarray(high), "images": np.asarray(others + fooled(high))}
 
 
 def on_the_grid(images: np.ndarray) -> np.ndarray:
@@ -57,12 +92,10 @@ def sweep(part: Part, classifier: Classifier, test: Images, batch: int) -> np.nd
     As nothing is clipped, the image at epsilon is the clean one plus epsilon times one perturbation.
     """
     right = np.zeros((len(part.epsilons), len(test.labels)), np.bool_)
-    step = steepest("linf", test.std, levels=None, box=False)
     for start in range(0, len(test.labels), batch):
         rows = slice(start, start + batch)
         images, labels = test.images[rows], test.labels[rows]
-        clean = images.astype(np.float32) / np.float32(255) if images.dtype == np.uint8 else images
-        unit = np.asarray(attack_all(step, classifier, images, labels, batch=batch).image) - clean
+        clean, unit = _pixels(images), test.std * _signs(classifier, images, labels, batch)
         for index, epsilon in enumerate(part.epsilons):
             logits = logits_of(classifier, clean + np.float32(epsilon) * unit, batch)
             right[index, rows] = logits.argmax(-1) == labels
@@ -76,6 +109,17 @@ def pgd_accuracy(part: Part, classifier: Classifier, test: Images, batch: int, s
     attack = pgd(radius, step_size=radius / 8, steps=20, levels=None)
     result = attack_all(attack, classifier, images, labels, batch=batch, key=key_of(seed, part.data, "pgd"))
     return float((np.asarray(result.prediction) == labels).mean())
+
+
+def _signs(classifier: Classifier, images: np.ndarray, labels: np.ndarray, batch: int) -> np.ndarray:
+    """The signs of the loss's gradient, float32 like the images: eq. 2 with epsilon = 1."""
+    step = steepest("linf", 1.0, levels=None, box=False)
+    moved = np.asarray(attack_all(step, classifier, images, labels, batch=batch).image)
+    return np.round(moved - _pixels(images))
+
+
+def _pixels(images: np.ndarray) -> np.ndarray:
+    return np.asarray(to_float(images)) if images.dtype == np.uint8 else images
 
 
 def _stored_wrong(baseline: Classifier, found: Arrays, batch: int) -> np.ndarray:

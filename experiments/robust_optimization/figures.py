@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from advjax.data import to_float
 from experiments.drawing import curves, image_rows
 from experiments.robust_optimization.config import Part
 from experiments.robust_optimization.paper import FIGURES
@@ -89,7 +90,7 @@ def _pairs(
 
 def _clean(test: Images, source: int) -> np.ndarray:
     image = test.images[source]
-    return image.astype(np.float32) / np.float32(255) if image.dtype == np.uint8 else image
+    return np.asarray(to_float(image)) if image.dtype == np.uint8 else image
 
 
 def _picture(image: np.ndarray) -> np.ndarray:

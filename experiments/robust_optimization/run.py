@@ -3,7 +3,8 @@
 import os
 from functools import partial
 
-from experiments.robust_optimization.adversaries import adversarial_set
+from advjax.classifier import Classifier
+from experiments.robust_optimization.adversaries import adversarial_set, calibrated_radius
 from experiments.robust_optimization.config import Config, Part
 from experiments.robust_optimization.judge import judge
 from experiments.robust_optimization.networks import classifier_of
@@ -25,20 +26,21 @@ def run(config: Config, out: str | os.PathLike[str], data_dir: str | os.PathLike
     """
     prepared = {part.data: prepare(part, data_dir) for part in config.parts}
     store = open_store(out, config)
-    for part in config.parts:
-        _run_part(config, part, store, *prepared[part.data])
-    return report(config, store, {name: test for name, (_, test) in prepared.items()})
+    parts = [_run_part(config, part, store, *prepared[part.data]) for part in config.parts]
+    return report(config, parts, store, {name: test for name, (_, test) in prepared.items()})
 
 
-def _run_part(config: Config, part: Part, store: Store, train: Images, test: Images) -> None:
+def _run_part(config: Config, part: Part, store: Store, train: Images, test: Images) -> Part:
+    """Runs one data set, and returns it with the radii that were used."""
+    classifiers: dict[str, Classifier] = {}
     for name in part.networks:
-        store.ensure(
-            stage(part, "train", name),
-            partial(train_network, config, part, name, train, test, store.root / "checkpoints" / part.data / name),
-        )
-    classifiers = {
-        name: classifier_of(part, name, store.read(stage(part, "train", name)), train, test) for name in part.networks
-    }
+        folder = store.root / "checkpoints" / part.data / name
+        store.ensure(stage(part, "train", name), partial(train_network, config, part, name, train, test, folder))
+        classifiers[name] = classifier_of(part, name, store.read(stage(part, "train", name)), train, test)
+        if name == "baseline" and part.set_size:
+            baseline, batch = classifiers[name], config.attack_batch
+            store.ensure(stage(part, "radius"), partial(calibrated_radius, part, baseline, test, batch))
+            part = part.with_linf(float(store.read(stage(part, "radius"), "radius")["radius"]))
     store.ensure(
         stage(part, "adversarial"),
         partial(adversarial_set, part, classifiers["baseline"], test, config.attack_batch),
@@ -46,3 +48,4 @@ def _run_part(config: Config, part: Part, store: Store, train: Images, test: Ima
     found = store.read(stage(part, "adversarial"))
     for name, classifier in classifiers.items():
         store.ensure(stage(part, "judged", name), partial(judge, config, part, classifier, test, found))
+    return part

@@ -77,12 +77,14 @@ def schedule(part: Part) -> str:
 
 def set_table(part: Part, found: Arrays) -> str:
     """How many images of the set A each norm gave, and how many of them outlive being stored as 8-bit images."""
+    stored = "stored_wrong" in found
+    header = ("norm", "radius", "adversarial images", *(["still wrong as 8-bit images in [0, 1]"] if stored else []))
     lines = []
-    for number, norm in enumerate(part.norms):
-        own = found["norm"] == number
-        lines.append((norm, f"{own.sum():,}", f"{found['stored_wrong'][own].sum():,}"))
-    lines.append(("all", f"{len(found['norm']):,}", f"{found['stored_wrong'].sum():,}"))
-    header = ("norm", "adversarial images", "still wrong when clipped to [0, 1] and rounded to 8 bits")
+    for name in (*part.norms, "all"):
+        own = np.ones(len(found["norm"]), np.bool_) if name == "all" else found["norm"] == part.norms.index(name)
+        radius = "" if name == "all" else f"{part.radius(name):g}"
+        kept = [f"{found['stored_wrong'][own].sum():,}"] if stored else []
+        lines.append((name, radius, f"{own.sum():,}", *kept))
     text = markdown(header, lines)
     return f"{text}\n\nThe paper's set has {ADVERSARIAL_IMAGES[paper_of(part)]:,} images. They are of "\
         f"{len(np.unique(found['source'])):,} different test images here."  # fmt: skip

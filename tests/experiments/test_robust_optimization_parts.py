@@ -12,7 +12,7 @@ from advjax.classifier import from_function
 from advjax.data import Dataset
 from experiments.batches import attack_all, logits_of
 from experiments.robust_optimization import preprocess
-from experiments.robust_optimization.adversaries import adversarial_set, sweep
+from experiments.robust_optimization.adversaries import adversarial_set, calibrated_radius, sweep
 from experiments.robust_optimization.config import PRESETS, Config, Part
 from experiments.robust_optimization.figures import one_pixel
 from experiments.robust_optimization.optimizer import rate, torch_sgd
@@ -154,6 +154,19 @@ def test_the_set_holds_right_answers_turned_wrong_at_the_training_radii(random_s
     np.testing.assert_array_equal(found["stored_wrong"], wrong)
 
 
+def test_the_radius_of_linf_is_calibrated_to_the_size_of_the_set(random_set):
+    classifier, test = random_set
+    part = dataclasses.replace(DIGITS, radii=(4.0, 1.0, 0.3), set_size=100)
+    found = calibrated_radius(part, classifier, test, batch=25)
+    moved = part.with_linf(float(found["radius"]))
+    assert moved.radii[:2] == part.radii[:2]
+    count = len(adversarial_set(moved, classifier, test, batch=25)["norm"])
+    assert abs(count - found["images"]) <= 1
+    assert 100 <= found["images"] <= 102
+    with pytest.raises(ValueError, match="set_size=5 is no more than the"):
+        calibrated_radius(dataclasses.replace(part, set_size=5), classifier, test, batch=25)
+
+
 def test_sweep_is_one_attack_for_each_epsilon(random_set):
     classifier, test = random_set
     part = dataclasses.replace(DIGITS, epsilons=(0.0, 0.1, 0.5))
@@ -218,6 +231,8 @@ def test_keys_go_by_purpose_alone():
         ({"radii": (1.0, -1.0, 1.0)}, "radii must be a positive number for each"),
         ({"network": "vgg"}, "does not take the images of 'digits'"),
         ({"epsilons": (-0.1,)}, "epsilons must be numbers of 0 or more"),
+        ({"norms": ("l1",), "radii": (1.0,)}, 'norms must hold "linf"'),
+        ({"set_size": -1}, "set_size must be at least 0"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"attack_mode": "both"}, "attack_mode must be one of"),
     ],

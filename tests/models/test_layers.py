@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from advjax.models.layers import avg_pool, check_images, fan_in_uniform, max_pool
+from advjax.models.layers import avg_pool, batch_norm, check_images, fan_in_uniform, max_pool
 
 # window, stride, padding, ceil
 _CASES = [
@@ -71,3 +72,33 @@ def test_check_images_leaves_sides_open():
     check_images(jnp.zeros((1, 5, 9, 3)), None, None, 3)
     with pytest.raises(ValueError, match=r"images must have shape \[B, H, W, 3\], got \(5, 9, 3\)"):
         check_images(jnp.zeros((5, 9, 3)), None, None, 3)
+
+
+def test_batch_norm_averages_as_torch_but_for_the_variance_of_a_sample(rng):
+    norm = batch_norm(3, epsilon=1e-3, rngs=nnx.Rngs(0))
+    batches = rng.normal(1.0, 2.0, (4, 5, 6, 6, 3)).astype(np.float32)
+    mean, var = np.zeros(3), np.ones(3)
+    for batch in batches:
+        expected = (batch - batch.mean((0, 1, 2))) / np.sqrt(batch.var((0, 1, 2)) + 1e-3)
+        np.testing.assert_allclose(norm(jnp.asarray(batch)), expected, rtol=1e-4, atol=1e-4)
+        mean, var = 0.9 * mean + 0.1 * batch.mean((0, 1, 2)), 0.9 * var + 0.1 * batch.var((0, 1, 2))
+    np.testing.assert_allclose(norm.mean[...], mean, rtol=1e-5)
+    np.testing.assert_allclose(norm.var[...], var, rtol=1e-4)
+    assert nnx.state(norm, nnx.BatchStat).keys() == {"mean", "var"}
+
+
+def test_running_averages_are_set_in_part_and_by_broadcast_too():
+    norm = batch_norm(3, rngs=nnx.Rngs(0))
+    norm.mean[1] = 5.0
+    norm.var[...] = jnp.float32(2.0)
+    np.testing.assert_array_equal(norm.mean[...], [0, 5, 0])
+    np.testing.assert_array_equal(norm.var[...], [2, 2, 2])
+
+
+def test_running_averages_are_not_asked_for_their_sharding(monkeypatch):
+    """A traced array answers with an error that walks over the whole trace, which made tracing quadratic."""
+    asked = []
+    monkeypatch.setattr(jax.core.Tracer, "sharding", property(lambda self: asked.append(1)))
+    graphdef, state = nnx.split(batch_norm(3, rngs=nnx.Rngs(0)))
+    jax.eval_shape(lambda state, x: nnx.merge(graphdef, state, copy=True)(x), state, jnp.zeros((2, 4, 4, 3)))
+    assert not asked

@@ -37,15 +37,13 @@ class StoredTensor(NamedTuple):
     def view(self, numbers: np.ndarray) -> np.ndarray:
         """The tensor, given the numbers of its storage."""
         parts = (self.shape, self.strides)
+        # Not quoted: tuples of tuples that share their parts can be longer than any memory once they are written out.
         if not all(type(part) is tuple and all(type(n) is int and n >= 0 for n in part) for part in parts):
-            raise WeightsError(f"a tensor must have shape and strides of 0 or more, got {self.shape}, {self.strides}")
-        if (
-            type(self.offset) is not int
-            or self.offset < 0
-            or len(self.shape) != len(self.strides)
-            or len(self.shape) > 32
-        ):
-            raise WeightsError(f"a tensor of shape {self.shape} has strides {self.strides} and offset {self.offset}")
+            raise WeightsError("a tensor must have a shape and strides of integers of 0 or more")
+        if type(self.offset) is not int or self.offset < 0:
+            raise WeightsError("a tensor must have an offset of 0 or more")
+        if len(self.shape) != len(self.strides) or len(self.shape) > 32:
+            raise WeightsError(f"a tensor of {len(self.shape)} dimensions has {len(self.strides)} strides")
         last = self.offset + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True))
         # A view that repeats elements could be of any size, so it is refused as well.
         if 0 in self.shape or last >= numbers.size or math.prod(self.shape) > numbers.size:
@@ -181,7 +179,10 @@ class _Machine:
         if type(described) is not tuple or len(described) not in (5, 6) or described[5:] not in ((), (None,)):
             raise WeightsError("refused: a storage that is not described as PyTorch does")
         word, kind, key, _, size = described[:5]
-        if word != "storage" or kind not in _STORAGES or type(key) is not str or type(size) is not int:
+        # The types come first: the hash of a tuple of shared tuples may take for ever.
+        if type(kind) is not _Name or kind not in _STORAGES or type(key) is not str or type(size) is not int:
+            raise WeightsError("refused: a storage that is not described as PyTorch does")
+        if word != "storage":
             raise WeightsError("refused: a storage that is not described as PyTorch does")
         self.push(Storage(_STORAGES[kind], key, size))
 

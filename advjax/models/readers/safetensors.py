@@ -69,10 +69,12 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    if len(set(names)) < len(names):
-        raise WeightsError(f"the name {next(name for name in names if names.count(name) > 1)!r} comes twice")
-    return dict(pairs)
+    mapping: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in mapping:
+            raise WeightsError(f"the name {name!r} comes twice")
+        mapping[name] = value
+    return mapping
 
 
 def _entry(path: Path, name: str, entry: Any) -> tuple[np.dtype, tuple[int, ...], int, int]:

@@ -14,6 +14,17 @@ __all__ = ["read_torch"]
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
+# What zipfile raises on damaged archives, by its source: also for bad checksums, encryption and lying offsets.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ArithmeticError,
+    ValueError,
+    LookupError,
+    struct.error,
+)
 
 
 def read_torch(path: Path) -> dict[str, np.ndarray]:
@@ -41,8 +52,7 @@ def _read_zip(path: Path) -> dict[str, np.ndarray]:
             return _from_archive(archive, path.stat().st_size)
     except WeightsError:
         raise
-    # What zipfile raises on damaged archives, by its source: also for bad checksums, encryption and lying offsets.
-    except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, LookupError, struct.error) as error:
+    except _DAMAGED as error:
         raise WeightsError(f"the zip archive is damaged: {error}") from None
 
 
