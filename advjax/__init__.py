@@ -3,14 +3,20 @@
 from advjax.attacks import (
     Failure,
     Perturbation,
+    apgd,
     fgs,
     fgv,
     hard_positive,
     hot_cold,
     hot_cold_sign,
+    lbfgs,
+    localized_pgd,
     perturb,
     pgd,
+    square,
     stack,
+    steepest,
+    targeted,
 )
 from advjax.classifier import Classifier, from_function, from_linen, from_nnx
 
@@ -20,6 +26,7 @@ __all__ = [
     "Classifier",
     "Failure",
     "Perturbation",
+    "apgd",
     "fgs",
     "fgv",
     "from_function",
@@ -28,7 +35,12 @@ __all__ = [
     "hard_positive",
     "hot_cold",
     "hot_cold_sign",
+    "lbfgs",
+    "localized_pgd",
     "perturb",
     "pgd",
+    "square",
     "stack",
+    "steepest",
+    "targeted",
 ]

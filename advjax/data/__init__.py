@@ -1,15 +1,24 @@
 """Data sets, pipelines, the pixel grid and the InfiMNIST-like generator; importing it loads no TFDS and no Grain."""
 
+from advjax.data.crops import CenterCrop, RandomCrop
+from advjax.data.dataset import Dataset
 from advjax.data.digits import load_digits
+from advjax.data.image_folder import image_folder
+from advjax.data.images import ImageSet
 from advjax.data.infimnist import InfimnistLike, calibrate, infimnist_like, misclassified_share
 from advjax.data.pipeline import Resident, Stream, padded
-from advjax.data.sources import Dataset, load
+from advjax.data.sources import imagenet, load
 from advjax.data.transforms import to_float, to_uint8
 
 __all__ = [
     "Dataset",
     "load",
     "load_digits",
+    "ImageSet",
+    "imagenet",
+    "image_folder",
+    "CenterCrop",
+    "RandomCrop",
     "to_float",
     "to_uint8",
     "Resident",

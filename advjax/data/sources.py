@@ -1,50 +1,37 @@
-"""Loads a data set into NumPy arrays, by name; the only file that knows TensorFlow Datasets (TFDS)."""
+"""Data sets by name, in memory or (ImageNet) image by image; the only file that knows TensorFlow Datasets (TFDS)."""
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from advjax.data.dataset import Dataset
 from advjax.data.digits import load_digits
+from advjax.data.images import ImageSet
 
-__all__ = ["Dataset", "load"]
+__all__ = ["imagenet", "load"]
 
-_TFDS_NAMES = ("mnist", "cifar10")
+_TFDS_NAMES = ("mnist", "cifar10", "cifar100", "svhn_cropped", "stl10")
+_IMAGENET = "imagenet2012"
+# Splits whose labels are all -1.
+_UNLABELLED = (("stl10", "unlabelled"), (_IMAGENET, "test"))
 _BLOCK = 2000  # records per read: about four times faster than one by one
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Dataset:
-    """Images and labels in memory.
-
-    Attributes:
-        name: the data set's name.
-        split: the split as it was asked for.
-        images: uint8 [N, H, W, C]; `to_float` makes them float32 in [0, 1].
-        labels: int32 [N], in 0..num_classes-1.
-        num_classes: the number of classes.
-    """
-
-    name: str
-    split: str
-    images: np.ndarray
-    labels: np.ndarray
-    num_classes: int
 
 
 def load(name: str, split: str, *, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     """Loads one split of a data set, in its stored order.
 
     Args:
-        name: "digits" (scikit-learn's, resized to 28x28: see `load_digits`), "mnist" or "cifar10" (as TFDS
-            prepared them; read without TensorFlow and without a network).
-        split: "train", "test", or a slice of one by position, as in "train[:1000]" or "test[-500:]".
+        name: "digits" (scikit-learn's, resized to 28x28: see `load_digits`), "mnist", "cifar10", "cifar100",
+            "svhn_cropped" or "stl10" (as TFDS prepared them; read without TensorFlow and without a network).
+        split: "train", "test", "extra" (SVHN), or a slice of one by position, as in "train[:1000]" or "test[-500:]".
         data_dir: where TFDS keeps its data sets. Default: the environment variable `TFDS_DATA_DIR`, read now,
             or else TFDS's own `~/tensorflow_datasets`. "digits" does not use it.
 
@@ -67,10 +54,69 @@ def load(name: str, split: str, *, data_dir: str | os.PathLike[str] | None = Non
     elif name in _TFDS_NAMES:
         images, labels, num_classes = _load_tfds(name, whole, window, data_dir)
     else:
-        raise ValueError(f"name must be one of {('digits', *_TFDS_NAMES)}, got {name!r}")
+        hint = "; imagenet() reads it, image by image" if name == _IMAGENET else ""
+        raise ValueError(f"name must be one of {('digits', *_TFDS_NAMES)}, got {name!r}{hint}")
     if not len(labels):
         raise ValueError(f"split {split!r} of {name} holds no example")
     return Dataset(name, split, images, labels, num_classes)
+
+
+def imagenet(split: str, *, data_dir: str | os.PathLike[str] | None = None) -> ImageSet:
+    """ImageNet (ILSVRC 2012) as TFDS prepared it, its JPEG files read one by one, without TensorFlow.
+
+    Args:
+        split: "train", "validation", or a slice of one by position, as in "train[:1000]".
+        data_dir: as for `load`.
+
+    Returns:
+        An `ImageSet` of 1000 classes, named by their WordNet numbers ("n01440764"): a source for `Stream`, with a
+        `CenterCrop` or `RandomCrop` to decode and crop.
+
+    Raises:
+        ValueError, FileNotFoundError, ImportError: as for `load`.
+
+    >>> imagenet("train", data_dir="nowhere")
+    Traceback (most recent call last):
+    ...
+    FileNotFoundError: data set 'imagenet2012' is not there: looked for nowhere/imagenet2012/<version> ...
+    """
+    whole, window = _parse_split(split)
+    builder = _builder_with(_IMAGENET, whole, data_dir)
+    rows = np.arange(builder.info.splits[whole].num_examples)[window]
+    if not len(rows):
+        raise ValueError(f"split {split!r} of {_IMAGENET} holds no example")
+    classes = tuple(builder.info.features["label"].names)
+    return ImageSet(f"{_IMAGENET} {split}", classes, _Records(builder, whole), rows, tuple(range(len(classes))))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Records:
+    """The encoded images of one split: an `Encoded`."""
+
+    builder: Any
+    split: str
+
+    def read(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        with _without_group_size_warning():
+            records = self._source.__getitems__(list(rows))
+        return [
+            {"image": bytes(record["image"]), "label": int(record["label"]), "name": _text(record["file_name"])}
+            for record in records
+        ]
+
+    def labels(self, rows: np.ndarray) -> np.ndarray:
+        parts = [rows[start : start + _BLOCK].tolist() for start in range(0, len(rows), _BLOCK)]
+        return np.array([example["label"] for part in parts for example in self.read(part)], np.int32)
+
+    @functools.cached_property
+    def _source(self) -> Any:
+        import tensorflow_datasets as tfds
+
+        return self.builder.as_data_source(self.split, decoders={"image": tfds.decode.SkipDecoding()})
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _parse_split(split: str) -> tuple[str, slice]:
@@ -86,10 +132,7 @@ def _load_tfds(
     name: str, split: str, window: slice, data_dir: str | os.PathLike[str] | None
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Images, labels and the number of classes of `split[window]` from an ArrayRecord data set."""
-    root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    builder = _prepared_builder(name, root)
-    if split not in builder.info.splits:
-        raise ValueError(f"split must be one of {sorted(builder.info.splits)} for {name}, got {split!r}")
+    builder = _builder_with(name, split, data_dir)
     rows = range(builder.info.splits[split].num_examples)[window]
     features = builder.info.features
     images = np.empty((len(rows), *features["image"].shape), np.uint8)
@@ -101,6 +144,16 @@ def _load_tfds(
             images[start : start + _BLOCK] = [record["image"] for record in records]
             labels[start : start + _BLOCK] = [record["label"] for record in records]
     return images, labels, features["label"].num_classes
+
+
+def _builder_with(name: str, split: str, data_dir: str | os.PathLike[str] | None) -> Any:
+    """The builder of a prepared data set that has this split, with labels."""
+    root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    builder = _prepared_builder(name, root)
+    splits = sorted(own for own in builder.info.splits if (name, own) not in _UNLABELLED)
+    if split not in splits:
+        raise ValueError(f"split must be one of {splits} for {name}, got {split!r}")
+    return builder
 
 
 def _prepared_builder(name: str, root: pathlib.Path) -> Any:
@@ -121,10 +174,17 @@ def _prepared_builder(name: str, root: pathlib.Path) -> Any:
 
 
 def _how_to_prepare(name: str, root: pathlib.Path, problem: str) -> str:
+    by_hand = (
+        f" First put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, from image-net.org after registration, into"
+        f" {root / 'downloads' / 'manual'}."
+        if name == _IMAGENET
+        else ""
+    )
     return (
         f"data set {name!r} {problem}: looked for {root / name}/<version> in ArrayRecord format."
         " Pass data_dir or set TFDS_DATA_DIR if it is elsewhere."
-        " To prepare it there, once (needs TensorFlow and a network):\n"
+        " To prepare it there, once (needs TensorFlow and a network):"
+        f"{by_hand}\n"
         '    pip install "advjax[prepare]"\n'
         f"    python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}', data_dir='{root}',"
         " file_format='array_record').download_and_prepare()\""

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from flax import nnx
 
+from advjax.data.crops import CenterCrop
 from advjax.models.capsnet import CapsNet
 from advjax.models.condensenet import CondensedNet, CondenseNet
 from advjax.models.counting import abstract, count_macs, count_parameters
@@ -37,6 +38,7 @@ class Network:
         paper: where the network comes from.
         published_parameters: in the words of the paper or the authors' code; empty if neither says.
         published_macs: likewise.
+        squash: photographs are brought to a square before the crop, whatever their shape, as BVLC's were in training.
     """
 
     make: Callable[..., nnx.Module]
@@ -44,6 +46,20 @@ class Network:
     paper: str
     published_parameters: str = ""
     published_macs: str = ""
+    squash: bool = False
+
+    @property
+    def crop(self) -> CenterCrop | None:
+        """How a photograph becomes an input: its middle, 87.5 % of the shorter side; None for networks of small images.
+
+        >>> NETWORKS["resnet50"].crop
+        CenterCrop(crop=(224, 224), resize=256)
+        """
+        height, width, _ = self.shape
+        if min(height, width) < 224:
+            return None
+        resize = round(min(height, width) / 0.875)
+        return CenterCrop((height, width), (resize, resize) if self.squash else resize)
 
 
 _DIGIT, _CIFAR, _IMAGENET = (28, 28, 1), (32, 32, 3), (224, 224, 3)
@@ -62,8 +78,10 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
         "stochastic-resnet110": Network(stochastic_resnet110, _CIFAR, "Huang et al. 2016", "1.7M"),
         "stochastic-resnet152": Network(stochastic_resnet152, _CIFAR, "Huang et al. 2016"),
         "vgg16": Network(Vgg16, _IMAGENET, "Simonyan and Zisserman 2015", "138,357,544"),
-        "googlenet": Network(GoogLeNet, _IMAGENET, "Szegedy et al. 2015; BVLC", "13,378,280"),
-        "googlenet-no-heads": Network(partial(GoogLeNet, aux=False), _IMAGENET, "Szegedy et al. 2015; BVLC", "6.99M"),
+        "googlenet": Network(GoogLeNet, _IMAGENET, "Szegedy et al. 2015; BVLC", "13,378,280", squash=True),
+        "googlenet-no-heads": Network(
+            partial(GoogLeNet, aux=False), _IMAGENET, "Szegedy et al. 2015; BVLC", "6.99M", squash=True
+        ),
         "resnet50": Network(resnet50, _IMAGENET, "He et al. 2016", "25,557,032", "4.09G"),
         "resnet50-caffe": Network(
             partial(resnet50, stride_in_first=True), _IMAGENET, "He et al. 2016", "25,557,032", "3.86G"

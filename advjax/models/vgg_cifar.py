@@ -11,13 +11,13 @@ from advjax.models.taps import Tap, untapped
 
 __all__ = ["VggCifar"]
 
-# Channels of the 3x3 convolutions, and the dropout rate after each (0 before a pool).
+# For each stage its channels as a multiple of the first's, and the dropout rate after each convolution (0 before a pool).
 _STAGES = (
-    ((64, 0.3), (64, 0.0)),
-    ((128, 0.4), (128, 0.0)),
-    ((256, 0.4), (256, 0.4), (256, 0.0)),
-    ((512, 0.4), (512, 0.4), (512, 0.0)),
-    ((512, 0.4), (512, 0.4), (512, 0.0)),
+    (1, (0.3, 0.0)),
+    (2, (0.4, 0.0)),
+    (4, (0.4, 0.4, 0.0)),
+    (8, (0.4, 0.4, 0.0)),
+    (8, (0.4, 0.4, 0.0)),
 )
 
 # N(0, 2 / (k^2 n_out)), the scripts' "MSR"; torch7 starts the scales of batch normalisation as U(0, 1).
@@ -35,6 +35,7 @@ class VggCifar(nnx.Module):
 
     Args:
         num_classes: number of logits.
+        width: channels of the first stage; 8 times as many in the last two and in the dense layer.
         mean, std: per channel, taken from and divided out of the images; the defaults are those of CIFAR-10's
             training images in RGB. The paper's images are normalised YUV: give them zeros and ones.
         rngs: `nnx.Rngs`; the streams `params` (weights) and `dropout`.
@@ -51,6 +52,7 @@ class VggCifar(nnx.Module):
         self,
         num_classes: int = 10,
         *,
+        width: int = 64,
         mean: Sequence[float] = (0.4914, 0.4822, 0.4465),
         std: Sequence[float] = (0.2470, 0.2435, 0.2616),
         rngs: nnx.Rngs,
@@ -60,19 +62,19 @@ class VggCifar(nnx.Module):
         self.mean = tuple(mean)
         self.std = tuple(std)
         channels, stages = 3, []
-        for stage in _STAGES:
+        for multiple, rates in _STAGES:
             units = []
-            for outputs, rate in stage:
-                units.append(_Unit(channels, outputs, rate, rngs=rngs))
-                channels = outputs
+            for rate in rates:
+                units.append(_Unit(channels, multiple * width, rate, rngs=rngs))
+                channels = multiple * width
             stages.append(nnx.List(units))
         self.stages = nnx.List(stages)
         self.dropout1 = nnx.Dropout(0.5, rngs=rngs)
-        init = fan_in_uniform(512)
-        self.dense1 = nnx.Linear(512, 512, kernel_init=init, bias_init=init, rngs=rngs)
-        self.norm = batch_norm(512, scale_init=_UNIT, rngs=rngs)
+        init = fan_in_uniform(channels)
+        self.dense1 = nnx.Linear(channels, channels, kernel_init=init, bias_init=init, rngs=rngs)
+        self.norm = batch_norm(channels, scale_init=_UNIT, rngs=rngs)
         self.dropout2 = nnx.Dropout(0.5, rngs=rngs)
-        self.dense2 = nnx.Linear(512, num_classes, kernel_init=init, bias_init=init, rngs=rngs)
+        self.dense2 = nnx.Linear(channels, num_classes, kernel_init=init, bias_init=init, rngs=rngs)
 
     def __call__(self, images: jax.Array, tap: Tap = untapped) -> jax.Array:
         """Logits float32 [B, num_classes] of images float32 [B, 32, 32, 3]."""

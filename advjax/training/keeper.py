@@ -27,7 +27,12 @@ class Found(NamedTuple):
 
 
 class Keeper:
-    """One training's folder, open as long as `stack`; signals are held back meanwhile."""
+    """One training's folder, open as long as `stack`; signals are held back meanwhile.
+
+    Attributes:
+        requested: tells the name of the signal that came, or None.
+        saved: the step of the newest checkpoint; None: there is none.
+    """
 
     def __init__(
         self, folder: pathlib.Path, identity: dict[str, Any], tensorboard: bool, stack: contextlib.ExitStack
@@ -35,7 +40,7 @@ class Keeper:
         self._folder, self._identity, self._tensorboard, self._stack = folder, identity, tensorboard, stack
         self._checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints"))
         self.requested = stack.enter_context(stop_requests())
-        self._saved: int | None = None
+        self.saved: int | None = None
         self._log: Log | None = None
 
     def find(self, template: TrainState) -> Found | None:
@@ -49,7 +54,7 @@ class Keeper:
         if newest is None:
             return None
         check_identity(newest.record["identity"], self._identity, self._folder)
-        self._saved = newest.step
+        self.saved = newest.step
         history = History(list(newest.record["history"]))
         top, best = history.best(), None
         if top is not None and top[0] == newest.step:
@@ -74,7 +79,7 @@ class Keeper:
         """Saves in the background; waits for the write before it."""
         record = {"identity": self._identity, "history": history.rows, "feed": feed}
         self._checkpoints.save(step, states, record, score=score)
-        self._saved = step
+        self.saved = step
 
     def wait(self) -> None:
         """Returns when all is on the disk."""
@@ -90,6 +95,6 @@ class Keeper:
 
     def last_good(self) -> str:
         """Which checkpoint a training that went wrong can go back to."""
-        if self._saved is None:
+        if self.saved is None:
             return f"no checkpoint was saved yet in {self._folder}"
-        return f"the last good checkpoint, in {self._folder}, is of step {self._saved}"
+        return f"the last good checkpoint, in {self._folder}, is of step {self.saved}"

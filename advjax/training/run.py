@@ -102,6 +102,7 @@ class Run:
         self._advance(step * images_a_step, 0.0, 0.0)
         early = self._is_early()
         while step < self._plan.end and not early:
+            self._stop_if_asked(states, step)
             count = min(self._plan.block, self._plan.end - step)
             # The host prepares this block while the device still works on the one before, and reads that one's
             # numbers only when the device has this one to work on.
@@ -110,16 +111,22 @@ class Run:
             self._read()
             step += count
             self._running = _Running(step, count, metrics, finite)
-            signal = self._keeper.requested() if self._keeper is not None else None
-            if self._plan.due(step) or signal is not None:
+            if self._plan.due(step):
                 self._read()
                 self._keep(states, step)
                 early = self._is_early()
-                if signal is not None and self._keeper is not None and step < self._plan.end and not early:
-                    self._keeper.stop(signal, step, self._plan.end)
         if self._keeper is not None:
             self._keeper.wait()
         return Fitted(states, self._best, self._history, early)
+
+    def _stop_if_asked(self, states: TrainState, step: int) -> None:
+        signal = self._keeper.requested() if self._keeper is not None else None
+        if signal is None or self._keeper is None:
+            return
+        self._read()
+        if self._keeper.saved != step:
+            self._keep(states, step)
+        self._keeper.stop(signal, step, self._plan.end)
 
     def _begin(self, states: TrainState) -> TrainState:
         if self._keeper is None:

@@ -10,7 +10,7 @@ from experiments.hard_positives.adversaries import stage_name
 from experiments.hard_positives.bands import BAND_TYPES, Band, band_rows
 from experiments.hard_positives.config import Config
 from experiments.hard_positives.judge import HeldOut, judge
-from experiments.hard_positives.networks import fine_tunable, key_of, roomy
+from experiments.hard_positives.networks import CHECKPOINT_BLOCKS, fine_tunable, key_of, roomy
 from experiments.hard_positives.paper import BASIC, INFIMNIST, ROWS
 from experiments.store import Arrays, Store
 
@@ -80,6 +80,8 @@ def finetune(
         roomy(images, labels, members, config.pool_size(len(train.labels))),
         job.iterations,
         key_of(config, "finetune", job.name),
+        folder=store.root / "checkpoints" / job.name,
+        every=CHECKPOINT_BLOCKS * config.block,
         progress=f"fine-tune {config.networks} network(s): {job.name}",
     )
     return {

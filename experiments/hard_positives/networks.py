@@ -14,6 +14,7 @@ from advjax.training import Resident, Trainer, TrainState, create, stack, to_mod
 from experiments.hard_positives.config import Config
 
 __all__ = [
+    "CHECKPOINT_BLOCKS",
     "OPTIMIZER",
     "classifiers",
     "fine_tunable",
@@ -27,6 +28,9 @@ __all__ = [
 
 # One object for the whole run: another would mean another compiled program.
 OPTIMIZER = caffe_solver()
+
+# Blocks of steps between two checkpoints of a training.
+CHECKPOINT_BLOCKS = 10
 
 
 def key_of(config: Config, *words: object) -> jax.Array:

@@ -31,7 +31,7 @@ def run(config: Config, out: str | os.PathLike[str], data_dir: str | os.PathLike
     store = open_store(out, config)
     one = trainer(config)
 
-    store.ensure("base", partial(train_bases, config, one, train, test))
+    store.ensure("base", partial(train_bases, config, one, train, test, store.root / "checkpoints" / "base"))
     bases = restore(config, store.read("base"))
     attack_all(config, store, classifiers(bases), train, sources)
     score_all(config, store, train, sources)
@@ -40,5 +40,6 @@ def run(config: Config, out: str | os.PathLike[str], data_dir: str | os.PathLike
     for job in jobs(config, store):
         store.ensure(f"row/{job.name}", partial(finetune, config, store, one, bases, job, train, held_out))
     if INFIMNIST in config.rows:
-        store.ensure(f"row/{INFIMNIST}", partial(train_infimnist, config, one, bases, train, held_out))
+        folder = store.root / "checkpoints" / "infimnist"
+        store.ensure(f"row/{INFIMNIST}", partial(train_infimnist, config, one, bases, train, held_out, folder))
     return report(config, store, train)

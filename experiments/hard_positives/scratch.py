@@ -1,12 +1,14 @@
 """Networks trained from scratch: the base networks, and those on the InfiMNIST-like data."""
 
+import pathlib
+
 import numpy as np
 
 from advjax.data import Dataset, InfimnistLike, calibrate, infimnist_like, misclassified_share
 from advjax.training import Trainer, TrainState, predict
 from experiments.hard_positives.config import Config
 from experiments.hard_positives.judge import HeldOut, judge
-from experiments.hard_positives.networks import classifiers, fresh, key_of, roomy, weights
+from experiments.hard_positives.networks import CHECKPOINT_BLOCKS, classifiers, fresh, key_of, roomy, weights
 from experiments.store import Arrays
 
 __all__ = ["train_bases", "train_infimnist"]
@@ -18,21 +20,25 @@ _CHUNK = 1_000
 _MEASURED = 10_000
 
 
-def train_bases(config: Config, trainer: Trainer, train: Dataset, test: Dataset) -> Arrays:
-    """The base networks: their weights, losses and test errors."""
+def train_bases(config: Config, trainer: Trainer, train: Dataset, test: Dataset, folder: pathlib.Path) -> Arrays:
+    """The base networks: their weights, losses and test errors. A training that is cut off goes on in `folder`."""
     everything = [np.arange(len(train.labels))] * config.bases
     fitted = trainer.fit(
         fresh(config, "base", config.bases),
         roomy([train.images], [train.labels], everything, config.pool_size(len(train.labels))),
         config.base_iterations,
         key_of(config, "base"),
+        folder=folder,
+        every=CHECKPOINT_BLOCKS * config.block,
         progress=f"train {config.bases} base network(s)",
     )
     wrong = (predict(fitted.states, test.images) != test.labels[None]).sum(axis=1)
     return {**weights(fitted.states), "loss": fitted.loss, "clean_wrong": wrong}
 
 
-def train_infimnist(config: Config, trainer: Trainer, bases: TrainState, train: Dataset, held_out: HeldOut) -> Arrays:
+def train_infimnist(
+    config: Config, trainer: Trainer, bases: TrainState, train: Dataset, held_out: HeldOut, folder: pathlib.Path
+) -> Arrays:
     """As many networks as there are bases, on the InfiMNIST-like images alone, from weights of their own.
 
     The amplitude is such that base network 0 gets the share `infimnist_share` of the images wrong.
@@ -51,6 +57,8 @@ def train_infimnist(config: Config, trainer: Trainer, bases: TrainState, train: 
         roomy([images], [labels], everything, config.pool_size(len(train.labels))),
         config.infimnist_iterations,
         key_of(config, "infimnist", "order"),
+        folder=folder,
+        every=CHECKPOINT_BLOCKS * config.block,
         progress=f"train {config.bases} network(s) on InfiMNIST-like data",
     )
     return {

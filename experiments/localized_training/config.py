@@ -112,7 +112,7 @@ PRESETS = {
     "cpu": Config(
         preset="cpu",
         natural_steps=6_000,
-        adversarial_steps=1_200,
+        adversarial_steps=2_500,
         train_attack_steps=5,
         train_step_size=0.15,
         test_images=250,
@@ -122,7 +122,7 @@ PRESETS = {
         square_queries=1_000,
         attack_batch=250,
         block=50,
-        checkpoint_every=300,
+        checkpoint_every=500,
     ),
     "paper": Config(preset="paper"),
 }

@@ -153,7 +153,7 @@ def test_config_refuses(change, message):
 
 
 @pytest.mark.slow
-def test_infimnist_row_is_calibrated_and_never_made_of_the_test_set():
+def test_infimnist_row_is_calibrated_and_never_made_of_the_test_set(tmp_path):
     config = dataclasses.replace(
         TINY,
         bases=1,
@@ -168,8 +168,8 @@ def test_infimnist_row_is_calibrated_and_never_made_of_the_test_set():
     train, test = load("digits", "train"), load("digits", "test")
     held_out = HeldOut(test, test.images[:28], test.labels[:28], np.repeat(np.arange(14), 2))
     one = trainer(config)
-    bases = restore(config, train_bases(config, one, train, test))
-    stored = train_infimnist(config, one, bases, train, held_out)
+    bases = restore(config, train_bases(config, one, train, test, tmp_path / "base"))
+    stored = train_infimnist(config, one, bases, train, held_out, tmp_path / "infimnist")
     assert stored["amplitude"] > 0
     assert stored["clean_images"] == 1_500
     assert stored["clean_wrong"].shape == (1,)

@@ -34,7 +34,7 @@ def _fill(path, variable, rng):
     elif name == "mask":
         array = np.ones(value.shape)
     elif name == "transform":
-        array = rng.normal(0, 0.3, value.shape)
+        array = rng.normal(0, 3 * value.shape[0] ** -0.5, value.shape)
     elif len(value.shape) > 1:
         array = rng.normal(0, (2 / np.prod(value.shape[:-1])) ** 0.5, value.shape)
     else:
