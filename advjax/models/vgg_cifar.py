@@ -11,7 +11,7 @@ from advjax.models.taps import Tap, untapped
 
 __all__ = ["VggCifar"]
 
-# For each stage its channels as a multiple of the first's, and the dropout rate after each convolution (0 before a pool).
+# For each stage its channels as a multiple of the first's, and the dropout rates after its convolutions.
 _STAGES = (
     (1, (0.3, 0.0)),
     (2, (0.4, 0.0)),

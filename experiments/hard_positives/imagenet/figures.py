@@ -1,0 +1,97 @@
+"""Fig. 3 of the paper for one network, and what each type of attack yields."""
+
+from typing import Any
+
+import numpy as np
+
+from advjax.data import ImageSet
+from experiments.drawing import curves, image_rows
+from experiments.hard_positives.imagenet.attack import types
+from experiments.hard_positives.imagenet.config import Config
+from experiments.hard_positives.imagenet.network import crop_of
+from experiments.store import Arrays, Store
+
+__all__ = ["captions", "draw", "example_of", "figure_types", "name_of"]
+
+_GOLDFISH = ("goldfish", "n01443537")
+_FIGURE_RANK = 13
+# "perturbations are scaled by a factor of 10 with gray=no-change"
+_MAGNIFIED = 10
+
+
+def figure_types(config: Config) -> tuple[str, ...]:
+    """The types of Fig. 3: HC-13, or the highest rank there is."""
+    return "FGS", "FGV", "HC-1", f"HC-{min(_FIGURE_RANK, config.ranks)}"
+
+
+def example_of(config: Config, images: ImageSet, chosen: Arrays, records: Arrays) -> int:
+    """The photograph of Fig. 3 among the chosen ones: the goldfish if it is there, else the one fooled most often."""
+    own = images.take(chosen["row"]).labels if len(images.classes) else chosen["label"]
+    fish = [place for place, label in enumerate(own) if images.classes[label] in _GOLDFISH]
+    if fish:
+        return fish[0]
+    compared = min(config.compared, len(own))
+    wins = np.bincount(records["source"], weights=records["success"], minlength=len(own))[: max(compared, 1)]
+    return int(wins.argmax())
+
+
+def name_of(config: Config, images: ImageSet, label: int) -> str:
+    """A class in words, as far as there are any: the number a network that learnt nothing gives means nothing."""
+    name = images.classes[label] if label < len(images.classes) else ""
+    return f"class {label}" if config.own_labels or not name else name
+
+
+def captions(config: Config, store: Store, images: ImageSet) -> dict[str, tuple[str, float, float, float, bool]]:
+    """For each type of Fig. 3: the class, PASS, L2 per pixel, L∞, and whether it is adversarial with PASS enough."""
+    stored, found = store.read("example"), {}
+    for name in figure_types(config):
+        place = _place(config, stored, name)
+        if place is None:
+            continue
+        numbers = [float(stored[key][place]) for key in ("score", "l2", "linf")]
+        works = bool(stored["success"][place]) and numbers[0] > config.threshold
+        found[name] = (name_of(config, images, int(stored["prediction"][place])), *numbers, works)
+    return found  # type: ignore[return-value]
+
+
+def draw(config: Config, store: Store, images: ImageSet, chosen: Arrays, table: dict[str, Arrays]) -> list[str]:
+    """Writes the figures into the store's folder and returns their names; only the first one shows photographs."""
+    figures = {"fig3.png": _fig3(config, store, images, chosen), "types.png": _types(config, table)}
+    for name, figure in figures.items():
+        figure.savefig(store.root / name)
+    return list(figures)
+
+
+def _fig3(config: Config, store: Store, images: ImageSet, chosen: Arrays) -> Any:
+    stored = store.read("example")
+    source = int(stored["source"][0])
+    clean = images.take(chosen["row"][[source]]).in_memory(crop_of(config)).images[0]
+    pictures, changes = [clean / 255], [np.full(clean.shape, 0.5)]
+    above = [name_of(config, images, int(chosen["label"][source]))]
+    below = [f"perturbation x{_MAGNIFIED}"]
+    for name, (answer, score, l2, linf, works) in captions(config, store, images).items():
+        image = stored["image"][_place(config, stored, name)]
+        pictures.append(image / 255)
+        changes.append(0.5 + _MAGNIFIED * (image.astype(float) - clean) / 255)
+        above.append(f"{name}: {answer}" + ("" if works else "\n(fails)"))
+        below.append(f"({score:.4f}, {l2:.2f}, {linf:.0f})")
+    title = (
+        f"Fig. 3 for {config.model}: (PASS, L2 per pixel, L∞). {config.provenance[0].upper()}{config.provenance[1:]}"
+    )
+    return image_rows({"image": pictures, "perturbation": changes}, [above, below], title=title)
+
+
+def _types(config: Config, table: dict[str, Arrays]) -> Any:
+    lines = {
+        "success": np.array([each["success"] for each in table.values()]),
+        "mean PASS": np.array([each["score"] for each in table.values()]),
+        f"success with PASS > {config.threshold:g}": np.array([each["similar"] for each in table.values()]),
+    }
+    names = [name.removeprefix("HC-") for name in table]
+    title = f"{config.model}: {config.provenance}"
+    return curves(names, lines, xlabel="attack (numbers: HC-k)", ylabel="share, or PASS", title=title)
+
+
+def _place(config: Config, stored: Arrays, name: str) -> int | None:
+    places = np.flatnonzero(stored["kind"] == types(config).index(name))
+    return int(places[0]) if len(places) else None

@@ -1,0 +1,93 @@
+"""Which photographs are attacked, and the mixture of photographs and hard positives that is trained on."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from advjax.classifier import Classifier
+from advjax.data import CenterCrop, ImageSet
+from experiments.batches import logits_of
+from experiments.hard_positives.imagenet.config import Config
+from experiments.hard_positives.imagenet.network import crop_of
+from experiments.store import Arrays
+
+__all__ = ["BLOCK", "Mixture", "rightly_classified"]
+
+# Photographs decoded and classified at once.
+BLOCK = 64
+
+
+def rightly_classified(config: Config, images: ImageSet, classifier: Classifier) -> Arrays:
+    """The first `images_per_class` photographs of each class that the network gets right, in an order of the seed.
+
+    Reads no more photographs than it needs. A network that has learnt nothing is right by definition.
+
+    Returns:
+        row int64 [n], indices into `images`; label int32 [n]; read int64 [], the photographs looked at, and right
+        int64 [], how many of them were right.
+    """
+    order = np.random.default_rng(config.seed).permutation(len(images))
+    missing = np.full(len(images.classes), config.images_per_class)
+    rows: list[int] = []
+    labels: list[int] = []
+    read = right = 0
+    for start in tqdm(range(0, len(order), BLOCK), desc="classify photographs", unit="block"):
+        chunk = order[start : start + BLOCK]
+        data = images.take(chunk).in_memory(crop_of(config))
+        answers = logits_of(classifier, data.images, BLOCK).argmax(-1)
+        is_right = np.full(len(chunk), True) if config.own_labels else answers == data.labels
+        read, right = read + len(chunk), right + int(is_right.sum())
+        for row, label, answer in zip(chunk[is_right], data.labels[is_right], answers[is_right], strict=True):
+            if missing[label]:
+                missing[label] -= 1
+                rows.append(int(row))
+                labels.append(int(answer))
+        if not missing.any():
+            break
+    if not rows:
+        raise ValueError(f"the network gets none of {read} photographs right: train it for more than base_steps")
+    return {
+        "row": np.array(rows, np.int64),
+        "label": np.array(labels, np.int32),
+        "read": np.array(read),
+        "right": np.array(right),
+    }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mixture:
+    """Center crops of photographs, then hard positives: a source for `Stream`.
+
+    Attributes:
+        photographs: the clean images.
+        crop: how they become inputs.
+        labels: int32, of the photographs; None: their own.
+        positives: uint8 [M, H, W, 3].
+        positive_labels: int32 [M].
+    """
+
+    photographs: ImageSet
+    crop: CenterCrop
+    labels: np.ndarray | None
+    positives: np.ndarray
+    positive_labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.photographs) + len(self.positives)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        return [self._read(index) for index in indices]
+
+    def _read(self, index: int) -> dict[str, Any]:
+        clean = len(self.photographs)
+        if index >= clean:
+            return {"image": self.positives[index - clean], "label": self.positive_labels[index - clean]}
+        example = self.crop(self.photographs[index])
+        label = example["label"] if self.labels is None else self.labels[index]
+        return {"image": example["image"], "label": label}
