@@ -20,8 +20,12 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Photographs of 224x224 pixels or more (*.jpg), for the benchmarks that attack ImageNet's networks.
+PHOTOGRAPHS ?= $(ADVJAX_IMAGENET_SAMPLES)
+
 bench: $(VENV)/.installed-peers  ## side by side with peers; results in benchmarks/results
-	for b in benchmarks/bench_*.py; do $(BIN)/python $$b || exit 1; done
+	for b in $(filter-out %imagenet_models.py,$(wildcard benchmarks/bench_*.py)); do $(BIN)/python $$b || exit 1; done
+	test -z "$(PHOTOGRAPHS)" || $(BIN)/python benchmarks/bench_imagenet_models.py "$(PHOTOGRAPHS)"
 
 $(VENV)/.installed-%: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -78,7 +78,7 @@ def histogram_figure(
     figure, axes = _figure(1, 1, (7, 4.2), title)
     axis = axes[0, 0]
     values = np.concatenate(list(scores.values()))
-    edges = np.linspace(values.min(), values.max(), bins + 1)
+    edges = np.histogram_bin_edges(values, bins)
     for index, (name, own) in enumerate(scores.items()):
         heights, _ = np.histogram(own, edges, weights=None if weights is None else weights[name])
         colour = _COLOURS[index % len(_COLOURS)]
@@ -116,7 +116,7 @@ def metric_figure(names: Sequence[str], curves: Mapping[str, np.ndarray], *, tit
             capsize=3,
         )
     axis.set_xticks(places, names)
-    axis.set_ylim(0, 1.05 * max(values.max() for values in curves.values()))
+    axis.set_ylim(0, 1.05 * max(values.max() for values in curves.values()) or 1)
     axis.legend(frameon=False, fontsize=8)
     return figure
 
@@ -145,7 +145,7 @@ def error_figure(
     figure, axes = _figure(1, len(panels), (4.2 * len(panels), 3.8), title)
     for index, (axis, (name, errors), level) in enumerate(zip(axes[0], panels.items(), references, strict=True)):
         means, stds = [np.mean(values) for values in errors], [np.std(values) for values in errors]
-        axis.errorbar(labels, means, stds, color=_COLOURS[index], marker="o", linewidth=1.6, capsize=4)
+        axis.errorbar(labels, means, stds, color=_COLOURS[index % len(_COLOURS)], marker="o", linewidth=1.6, capsize=4)
         axis.axhline(level, color="black", linewidth=1, linestyle=":", label=reference)
         axis.set(xlabel=xlabel, ylabel=name)
         axis.margins(x=0.15)

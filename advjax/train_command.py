@@ -82,8 +82,9 @@ def train(options: argparse.Namespace) -> None:
     kept = fitted.states if fitted.best is None else fitted.best
     test = load(options.data, "test", data_dir=options.data_dir)
     score = measure(kept, test.images, test.labels, layout=where)
+    step_kept = int(np.max(where.to_host(kept.step)))  # every process must ask
     if jax.process_index() == 0:
-        which = "last" if fitted.best is None else f"best (step {int(np.max(where.to_host(kept.step)))})"
+        which = "last" if fitted.best is None else f"best (step {step_kept})"
         for network, (loss, accuracy) in enumerate(zip(score.loss, score.accuracy, strict=True)):
             print(f"network {network}, {which}: test accuracy {100 * accuracy:.2f} %, loss {loss:.4f}")
         sys.stdout.flush()
@@ -115,6 +116,8 @@ def _attack(options: argparse.Namespace) -> Any:
     if options.attack == "none":
         return None
     if options.attack == "pgd":
+        if options.attack_steps < 1:
+            raise ValueError(f"--attack-steps must be at least 1, got {options.attack_steps}")
         # Madry et al. 2018: steps of 2.5 radii in all.
         return pgd(options.epsilon, step_size=2.5 * options.epsilon / options.attack_steps, steps=options.attack_steps)
     return steepest(options.attack, options.epsilon)

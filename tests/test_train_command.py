@@ -34,6 +34,7 @@ def test_it_trains_goes_on_and_prints_the_test_accuracy(tmp_path, capsys):
         (["--model", "resnet50"], "--model must be one of lenet"),
         (["--validation", "100000"], "--validation must be in"),
         (["--attack", "pgd", "--epsilon", "-1"], "epsilon must not be negative"),
+        (["--attack", "pgd", "--attack-steps", "0"], "--attack-steps must be at least 1"),
         (["--every", "0"], "--every must be at least 1"),
         (["--data", "mnist", "--data-dir", "nowhere"], "mnist' is not there"),
         (["--processes", "2"], "give all of coordinator_address"),

@@ -219,11 +219,13 @@ class AutoPGD:
         (height, logits), gradient = jax.value_and_grad(climbed, has_aux=True)(image)
         gradient = finite_or_zero(gradient)
         lead = self.judge(logits, problem.label, problem.clean_logits)
-        better = lead > best.lead
+        clear = is_clear(lead, logits)
+        # A lead within rounding error, where the logits have grown, must not take the place of a clear one.
+        better = jnp.where(clear == best.reached, lead > best.lead, clear)
         judged = _Best(
             image=jnp.where(better, image, best.image),
             lead=jnp.where(better, lead, best.lead),
-            reached=jnp.where(better, is_clear(lead, logits), best.reached),
+            reached=clear | best.reached,
             moved=best.moved | jnp.any(gradient != 0),
         )
         return height, gradient, judged

@@ -225,7 +225,9 @@ class BestOf:
     def step(self, problem: Problem, state: State) -> State:
         def run(start: State) -> tuple[State, jax.Array]:
             end = self.attack.step(problem, start)
-            return end, self.objective(problem.logits(end.image), problem.label, problem.clean_logits)
+            height = self.objective(problem.logits(end.image), problem.label, problem.clean_logits)
+            # What is not a number would stay, since nothing is larger.
+            return end, jnp.where(jnp.isnan(height), -jnp.inf, height)
 
         def again(index: jax.Array, carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
             best, height = carry
@@ -286,5 +288,5 @@ def check_single(attack: Any) -> None:
 
 def check_count(name: str, count: Any) -> None:
     """Raises ValueError unless `count` is an integer of 1 or more."""
-    if not isinstance(count, int) or count < 1:
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise ValueError(f"{name} must be an integer of 1 or more, got {count!r}")

@@ -193,5 +193,6 @@ def ball(norm: Literal["linf", "l2", "l1"], epsilon: Any) -> LinfBall | L2Ball |
 
 def check_not_negative(name: str, content: Any) -> None:
     """Raises ValueError if `content` holds a negative or NaN number (arrays of JAX are left to the trace)."""
-    if isinstance(content, np.ndarray) and not np.all(content >= 0):
+    known = isinstance(content, int | float | list | tuple | np.generic | np.ndarray)
+    if known and not np.all(np.asarray(content) >= 0):
         raise ValueError(f"{name} must not be negative or NaN, got {content}")

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, Literal
 
 from advjax.attacks.attack import BestOf, Finish, Move, RandomStart, Repeat, check_single
-from advjax.attacks.constraints import Both, Box, Quantise, ball
+from advjax.attacks.constraints import Both, Box, Quantise, ball, check_not_negative
 from advjax.attacks.directions import Chain, Inside, steepest_ray
 from advjax.attacks.objectives import CrossEntropy, Margin, Targeted
 from advjax.attacks.regions import Localise, mask_constraints, mask_directions, named_region
@@ -49,6 +49,7 @@ def pgd(
       >>> from advjax import pgd
       >>> attack = pgd(0.3, step_size=0.01, steps=40)
     """
+    check_not_negative("step_size", step_size)
     region = ball(norm, epsilon)
     allowed = Both((region, Box(), *mask_constraints(mask)))
     inside = (Inside(),) if norm == "l1" else ()
@@ -94,6 +95,7 @@ def localized_pgd(
     """
     if localize not in ("after", "inside"):
         raise ValueError(f'localize must be "after" or "inside", got {localize!r}')
+    check_not_negative("step_size", step_size)
     local, around = Localise(named_region(region)), ball("linf", epsilon)
     within = (local,) if localize == "inside" else ()
     allowed = Both((around, Box(), *within, *mask_constraints(mask)))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from advjax.attacks.attack import Move, Stack, stack
-from advjax.attacks.constraints import Both, Box, Quantise
+from advjax.attacks.constraints import Both, Box, Quantise, check_not_negative
 from advjax.attacks.directions import Chain, Sign, Tangent, Value, steepest_ray
 from advjax.attacks.objectives import CrossEntropy, HotCold
 from advjax.attacks.regions import mask_constraints, mask_directions
@@ -188,6 +188,7 @@ def steepest(
         raise ValueError(f"levels must be None with box=False: the grid ends at 0 and 1; got {levels}")
     if basis is not None and norm != "l2":
         raise ValueError(f'basis goes with norm="l2" alone: eq. 13 is no closed form for others, got {norm!r}')
+    check_not_negative("radius", radius)
     tangent = () if basis is None else (Tangent(basis),)
     ray = Chain((*tangent, *mask_directions(mask), steepest_ray(norm, pixels)))
     grid = () if levels is None else (Quantise(levels, "inward"),)

@@ -101,12 +101,13 @@ class SquareSearch:
             image = self.constraint(candidate, origin)
             logits = problem.logits(image)
             lead = self.judge(logits, problem.label, problem.clean_logits)
-            return image, lead, is_clear(lead, logits)
+            # What is not a number would stay, since nothing is larger.
+            return image, jnp.where(jnp.isnan(lead), -jnp.inf, lead), is_clear(lead, logits)
 
         def propose(s: _Search) -> _Search:
             halvings = jnp.sum(s.query > np.array([h * self.queries // 10_000 for h in _HALVINGS], np.int32))
             share = jnp.asarray(self.p_init).astype(origin.dtype) * jnp.exp2(-halvings.astype(origin.dtype))
-            side = jnp.round(jnp.sqrt(share * (height * width))).astype(jnp.int32)
+            side = jnp.round(jnp.sqrt(share * (height * width))).astype(int)
             drawn = self.patches.propose(jax.random.fold_in(key, s.query), s.image, origin, side)
             image, lead, done = read(drawn)
             better = lead > s.lead

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-__all__ = ["Resident", "Stream", "Source", "batch_order", "padded"]
+__all__ = ["Resident", "Stream", "Source", "batch_order", "check_set", "padded"]
 
 Example = Mapping[str, Any]
 Transform = Callable[[Example, np.random.Generator], Example]
@@ -35,7 +35,7 @@ class Resident:
     shuffle: bool = True
 
     def __post_init__(self) -> None:
-        _check_set(self.images, self.labels)
+        check_set(self.images, self.labels)
         size = self.images.shape[0]
         for index, member in enumerate(self.members if self.members is not None else ()):
             wanted = f"members[{index}] must hold indices in 0..{size - 1} and not be empty"
@@ -216,6 +216,7 @@ class Stream:
             self._batches = self._open()
         try:
             parts = [next(self._batches) for _ in range(steps)]
+            _check_alike([images[0] for images, _ in parts], f"batches {self._step}..{self._step + steps - 1}")
             images, labels = (np.stack(arrays) for arrays in zip(*parts, strict=True))
         except BaseException:
             self.close()
@@ -325,11 +326,7 @@ class _ReadBatch:
         examples = self._read(indices)
         places = range(number * self.size, (number + 1) * self.size)
         pairs = [self._finish(*each) for each in zip(indices, places, examples, strict=True)]
-        shapes = {image.shape for image, _ in pairs}
-        if len(shapes) > 1:
-            raise ValueError(
-                f"images must have one size, got {sorted(shapes)} from examples {indices}: crop in the transform"
-            )
+        _check_alike([image for image, _ in pairs], f"examples {indices}")
         return np.stack([image for image, _ in pairs]), np.array([label for _, label in pairs], np.int32)
 
     def _read(self, indices: list[int]) -> Sequence[Example]:
@@ -352,7 +349,16 @@ class _ReadBatch:
             raise TypeError(f"{wanted}, got an image of {image.dtype} and a label of {label.dtype}")
         if image.ndim != 3 or label.ndim:
             raise ValueError(f"{wanted}, got an image of shape {image.shape} and a label of shape {label.shape}")
+        if label < 0:
+            raise ValueError(f"{wanted}, from 0 up, got {label}")
         return image, int(label)
+
+
+def _check_alike(images: Sequence[np.ndarray], where: str) -> None:
+    # NumPy would stack uint8 0..255 with float32 0..1.
+    kinds = {f"{image.dtype}{list(image.shape)}" for image in images}
+    if len(kinds) > 1:
+        raise ValueError(f"images must have one size and type, got {sorted(kinds)} from {where}: see transform")
 
 
 def _fingerprint(source: Source) -> str:
@@ -370,8 +376,15 @@ def _fingerprint(source: Source) -> str:
     return digest.hexdigest()[:16]
 
 
-def _check_set(images: Any, labels: Any) -> None:
-    wanted = "images must be uint8, or float32 in [0, 1], [N, H, W, C]"
+def check_set(images: Any, labels: Any, prefix: str = "") -> None:
+    """Raises what is wrong with images and labels as for `Resident`; `prefix` goes before their names.
+
+    >>> check_set(np.zeros((2, 2, 2, 1), np.uint8), np.array([0, -1], np.int32), "validation ")
+    Traceback (most recent call last):
+    ...
+    ValueError: validation labels must be int32 [2], one class from 0 up for each image, got -1
+    """
+    wanted = f"{prefix}images must be uint8, or float32 in [0, 1], [N, H, W, C]"
     if not isinstance(images, np.ndarray | jax.Array) or images.dtype not in (np.uint8, np.float32):
         raise TypeError(f"{wanted}, got {getattr(images, 'dtype', type(images).__name__)}")
     if images.ndim != 4 or not images.size:
@@ -381,13 +394,15 @@ def _check_set(images: Any, labels: Any) -> None:
     # Written so that NaN is refused.
     if images.dtype == np.float32 and not (images.min() >= 0 and images.max() <= 1):
         raise ValueError(f"{wanted}, got values in [{images.min()}, {images.max()}]")
-    wanted = f"labels must be int32 [{images.shape[0]}], one class for each image"
+    wanted = f"{prefix}labels must be int32 [{images.shape[0]}], one class from 0 up for each image"
     if not isinstance(labels, np.ndarray | jax.Array) or labels.dtype != np.int32:
         raise TypeError(f"{wanted}, got {getattr(labels, 'dtype', type(labels).__name__)}")
     if labels.ndim == 2:
         raise ValueError(f"{wanted}, got shape {labels.shape}, which looks one-hot: use labels.argmax(-1)")
     if labels.shape != images.shape[:1]:
         raise ValueError(f"{wanted}, got shape {labels.shape}")
+    if labels.min() < 0:
+        raise ValueError(f"{wanted}, got {labels.min()}")
 
 
 def _mark_flags_as_parsed() -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from advjax.attacks.attack import Stack
+from advjax.attacks.attack import Stack, check_count
 from advjax.data.sources import Dataset
 from advjax.data.transforms import to_float
 from advjax.value import batch_axes
@@ -68,8 +68,7 @@ class Batches:
 def make_batches(data: Any, batch_size: int, devices: Sequence[jax.Device] | None) -> Batches:
     """`Batches` of `data`, a `Dataset` or (images, labels), over `devices` (default: all of this process)."""
     images, labels = check_data(data)
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be an integer of 1 or more, got {batch_size!r}")
+    check_count("batch_size", batch_size)
     chosen = list(jax.local_devices() if devices is None else devices)
     if not chosen:
         raise ValueError("devices must hold at least one device, got none")
@@ -115,7 +114,8 @@ def slice_attack(attack: Any, size: int, rows: np.ndarray) -> Any:
     leaves, structure = jax.tree.flatten(attack)
     if len(axes) != len(leaves):  # not made of values: `perturb` says what is wrong with it
         return attack
-    cut = [leaf if axis is None else np.take(leaf, rows, axis=extra) for leaf, axis in zip(leaves, axes, strict=True)]
+    place = (slice(None),) * extra + (rows,)
+    cut = [leaf if axis is None else leaf[place] for leaf, axis in zip(leaves, axes, strict=True)]
     return jax.tree.unflatten(structure, cut)
 
 

@@ -12,7 +12,7 @@ from advjax.classifier import Classifier
 from advjax.evaluate.batches import Batches, slice_attack
 from advjax.evaluate.cell import CLEAN
 
-__all__ = ["check_attacks", "check_count", "check_key", "check_models", "check_pass"]
+__all__ = ["check_attacks", "check_key", "check_models", "check_pass"]
 
 _PASS_SIDE = 11  # of SSIM's window
 
@@ -52,12 +52,6 @@ def check_key(key: Any) -> None:
         raise TypeError(f"{wanted}, got {got}")
     if key.shape:
         raise ValueError(f"{wanted}, got an array of keys of shape {key.shape}")
-
-
-def check_count(name: str, count: Any) -> None:
-    """Raises unless `count` is an integer of 1 or more."""
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ValueError(f"{name} must be an integer of 1 or more, got {count!r}")
 
 
 def check_pass(images: np.ndarray) -> None:

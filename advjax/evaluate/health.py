@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from advjax.attacks.attack import check_count
 from advjax.attacks.iterative import pgd
 from advjax.attacks.named import fgs
 from advjax.attacks.square import square
 from advjax.classifier import Classifier
 from advjax.evaluate.batches import Batches, make_batches
-from advjax.evaluate.checks import check_count, check_key, check_models
+from advjax.evaluate.checks import check_key, check_models
 from advjax.evaluate.intervals import sign_test
 from advjax.evaluate.stream import Stream, progress_bar
 

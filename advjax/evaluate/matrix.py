@@ -8,10 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from advjax.attacks.attack import check_count
 from advjax.classifier import Classifier
 from advjax.evaluate.batches import Batches, make_batches
 from advjax.evaluate.cell import CLEAN, Cell, merge_runs
-from advjax.evaluate.checks import check_attacks, check_count, check_key, check_models, check_pass
+from advjax.evaluate.checks import check_attacks, check_key, check_models, check_pass
 from advjax.evaluate.report import Report
 from advjax.evaluate.store import digest, open_chunks, write_whole
 from advjax.evaluate.stream import Stream, is_random, progress_bar
@@ -56,7 +57,8 @@ def evaluate(
       transfer: every attack is made on each model and answered by all of them.
       pass_scores: measure PASS too.
       folder: keeps each finished batch, so that a run that was killed goes on where it was; `report.json` is written
-        there at the end. A model's function is known there by its name and weights, not by its code.
+        there at the end. A model's function is known there by its name and weights, not by its code; an optax
+        transformation in an attack by its name, not by its settings.
       progress: the title of a progress bar; None: none.
       devices: where to run; default: all devices of this process.
 
@@ -125,8 +127,9 @@ def _configuration(
 ) -> dict[str, Any]:
     """Whatever a stored batch depends on."""
     return {
-        "models": {name: digest(classifier) for name, classifier in models.items()},
-        "attacks": {name: digest(attack) for name, attack in attacks.items()},
+        # Lists, since chunks are named by place: mappings of another order would be equal.
+        "models": [[name, digest(classifier)] for name, classifier in models.items()],
+        "attacks": [[name, digest(attack)] for name, attack in attacks.items()],
         "data": digest(batches.images, batches.labels),
         "key": [str(jax.random.key_impl(key)), *map(int, np.ravel(jax.random.key_data(key)))],
         "batch_size": batches.size,

@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from advjax.attacks.attack import check_single
+from advjax.attacks.attack import check_count, check_single
 from advjax.attacks.checks import check_inputs
 from advjax.attacks.perturb import perturb
 from advjax.classifier import Classifier
 from advjax.evaluate.batches import Batch, Batches, make_batches
-from advjax.evaluate.checks import check_count, check_key, check_models
+from advjax.evaluate.checks import check_key, check_models
 from advjax.evaluate.intervals import Accuracy, accuracy_of
 from advjax.evaluate.stream import progress_bar
 from advjax.value import batch_axes
@@ -48,7 +48,7 @@ class MinimalEpsilon:
         """
         if not 0 <= epsilon <= self.maximum:
             raise ValueError(f"epsilon must be from 0 to {self.maximum}, the largest one tried, got {epsilon}")
-        return accuracy_of(self.epsilon > epsilon)
+        return accuracy_of(self.epsilon > np.float32(epsilon))
 
 
 def minimal_epsilon(

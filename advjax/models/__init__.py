@@ -1,8 +1,4 @@
-"""Networks of the papers; each file holds one family.
-
-Only what needs no other package than JAX, Flax and optax is read here; `advjax.models.weights` is imported by those
-who read published weights.
-"""
+"""Networks of the papers, each family in a file of its own, and the files that their weights come from."""
 
 from advjax.models.capsnet import CapsNet, capsule_loss, margin_loss
 from advjax.models.condensenet import (
@@ -29,6 +25,7 @@ from advjax.models.stochastic_depth import StochasticDepthResNet, stochastic_res
 from advjax.models.taps import Tap, features, untapped
 from advjax.models.vgg import Vgg16
 from advjax.models.vgg_cifar import VggCifar
+from advjax.models.weights import WeightsError, load, load_weights, save
 from advjax.models.wide_resnet import WideResNet, wrn_16_8, wrn_28_10
 
 __all__ = [
@@ -68,6 +65,10 @@ __all__ = [
     "abstract",
     "count_macs",
     "count_parameters",
+    "WeightsError",
+    "load",
+    "load_weights",
+    "save",
     "caffe_solver",
     "capsule_loss",
     "margin_loss",

@@ -1,4 +1,4 @@
-"""What the ImageNet families share: normalisation of the images, initializers, convolution with batch norm and ReLU."""
+"""What the families share: normalisation of the images, initializers, convolutions without bias."""
 
 import jax
 import jax.numpy as jnp
@@ -6,13 +6,29 @@ from flax import nnx
 
 from advjax.models.layers import batch_norm
 
-__all__ = ["HE_FAN_OUT", "IMAGENET_MEAN", "IMAGENET_STD", "ConvNorm", "flatten", "normalize"]
+__all__ = [
+    "CIFAR10_MEAN",
+    "CIFAR10_STD",
+    "HE_FAN_IN",
+    "HE_FAN_OUT",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "ConvNorm",
+    "conv",
+    "flatten",
+    "normalize",
+]
 
 # Red, green, blue of the ImageNet training images in [0, 1], as torchvision and timm subtract and divide by them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# Likewise of CIFAR-10's training images.
+CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 
-# He et al. 2015, eq. 14, the variant that keeps the variance of the gradient: N(0, 2 / (k k outputs)).
+# He et al. 2015, eq. 10, N(0, 2 / (k k inputs)), and eq. 14, the variant that keeps the variance of the gradient,
+# N(0, 2 / (k k outputs)).
+HE_FAN_IN = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
 HE_FAN_OUT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -33,6 +49,34 @@ def flatten(x: jax.Array) -> jax.Array:
     [[0.0, 2.0, 1.0, 3.0]]
     """
     return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+
+
+def conv(
+    inputs: int,
+    outputs: int,
+    size: int,
+    stride: int = 1,
+    *,
+    groups: int = 1,
+    kernel_init: nnx.Initializer = HE_FAN_OUT,
+    rngs: nnx.Rngs,
+) -> nnx.Conv:
+    """A convolution without bias of `size` x `size` pixels, an odd number, padded by size // 2 zeros on each side.
+
+    >>> conv(8, 4, 3, groups=2, rngs=nnx.Rngs(0)).kernel.shape
+    (3, 3, 4, 4)
+    """
+    return nnx.Conv(
+        inputs,
+        outputs,
+        (size, size),
+        stride,
+        padding=size // 2,
+        feature_group_count=groups,
+        use_bias=False,
+        kernel_init=kernel_init,
+        rngs=rngs,
+    )
 
 
 class ConvNorm(nnx.Module):

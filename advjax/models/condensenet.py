@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from advjax.models.blocks import HE_FAN_OUT, IMAGENET_MEAN, IMAGENET_STD, normalize
+from advjax.models.blocks import HE_FAN_OUT, IMAGENET_MEAN, IMAGENET_STD, conv, normalize
 from advjax.models.counting import abstract
 from advjax.models.layers import avg_pool, batch_norm, check_images, fan_in_uniform
 from advjax.models.taps import Tap, untapped
@@ -53,7 +53,7 @@ class _DenseTrunk(nnx.Module):
             raise ValueError(f"groups must be at least 2 and divide each growth rate, got {groups} and {tuple(growth)}")
         self.stages, self.growth, self.groups, self.stem_stride = tuple(stages), tuple(growth), groups, stem_stride
         channels = 2 * growth[0]
-        self.init_conv = _conv(3, channels, 3, stem_stride, 1, rngs)
+        self.init_conv = conv(3, channels, 3, stem_stride, rngs=rngs)
         for stage, (layers, rate) in enumerate(zip(stages, growth, strict=True), 1):
             block = []
             for _ in range(layers):
@@ -171,7 +171,7 @@ class _DenseLayer(nnx.Module):
     def __init__(self, pointwise: nnx.Module, rate: int, groups: int, rngs: nnx.Rngs) -> None:
         self.conv_1 = pointwise
         self.norm = batch_norm(_BOTTLENECK * rate, rngs=rngs)
-        self.conv_2 = _conv(_BOTTLENECK * rate, rate, 3, 1, groups, rngs)
+        self.conv_2 = conv(_BOTTLENECK * rate, rate, 3, groups=groups, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return jnp.concatenate([x, self.conv_2(nnx.relu(self.norm(self.conv_1(x))))], -1)
@@ -201,25 +201,11 @@ class _IndexedGroupConv(nnx.Module):
         self.groups = groups
         self.index = nnx.Variable(jnp.arange(inputs, dtype=jnp.int32))
         self.norm = batch_norm(inputs, rngs=rngs)
-        self.conv = _conv(inputs, outputs, 1, 1, groups, rngs)
+        self.conv = conv(inputs, outputs, 1, groups=groups, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.conv(nnx.relu(self.norm(jnp.take(x, self.index[...], axis=-1))))
         return x.reshape(*x.shape[:3], self.groups, -1).swapaxes(3, 4).reshape(x.shape)
-
-
-def _conv(inputs: int, outputs: int, size: int, stride: int, groups: int, rngs: nnx.Rngs) -> nnx.Conv:
-    return nnx.Conv(
-        inputs,
-        outputs,
-        (size, size),
-        stride,
-        padding=size // 2,
-        feature_group_count=groups,
-        use_bias=False,
-        kernel_init=HE_FAN_OUT,
-        rngs=rngs,
-    )
 
 
 def _learned(model: nnx.Module) -> list[_LearnedGroupConv]:
@@ -247,14 +233,14 @@ def condense(model: CondenseNet) -> CondenseNet:
     0.75
     """
     condensed = nnx.clone(model)
-    for conv in _learned(condensed):
-        inputs, groups = conv.mask.shape
-        dropped = inputs - jnp.sum(conv.mask[...], 0)
+    for layer in _learned(condensed):
+        inputs, groups = layer.mask.shape
+        dropped = inputs - jnp.sum(layer.mask[...], 0)
         target = jnp.minimum(dropped + inputs // groups, float(inputs - inputs // groups))
         # Dropped inputs come first, even before one whose weights happen to be 0.
-        importance = jnp.where(conv.mask[...] > 0, jnp.sum(jnp.abs(conv.grouped()), 1), -1.0)
+        importance = jnp.where(layer.mask[...] > 0, jnp.sum(jnp.abs(layer.grouped()), 1), -1.0)
         rank = jnp.argsort(jnp.argsort(importance, 0), 0).astype(jnp.float32)
-        conv.mask[...] = (rank >= target[None]).astype(jnp.float32)
+        layer.mask[...] = (rank >= target[None]).astype(jnp.float32)
     return condensed
 
 
@@ -268,11 +254,11 @@ def group_lasso(model: CondenseNet) -> jax.Array:
     True
     """
     total = jnp.float32(0)
-    for conv in _learned(model):
-        inputs, groups = conv.mask.shape
+    for layer in _learned(model):
+        inputs, groups = layer.mask.shape
         # The floor is the authors', and keeps the root's derivative finite where an input is dropped.
-        norms = jnp.sqrt(jnp.maximum(jnp.sum(conv.grouped() ** 2, 1), 1e-6))
-        condensing = jnp.sum(conv.mask[...][:, 0]) > inputs // groups
+        norms = jnp.sqrt(jnp.maximum(jnp.sum(layer.grouped() ** 2, 1), 1e-6))
+        condensing = jnp.sum(layer.mask[...][:, 0]) > inputs // groups
         total = total + jnp.where(condensing, jnp.sum(norms), 0.0)
     return total
 

@@ -7,14 +7,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from advjax.models.blocks import IMAGENET_MEAN, IMAGENET_STD, normalize
+from advjax.models.blocks import HE_FAN_IN, IMAGENET_MEAN, IMAGENET_STD, conv, normalize
 from advjax.models.checkpoint_names import Names, names_of, torch_name
 from advjax.models.layers import avg_pool, batch_norm, check_images, fan_in_uniform, max_pool
 from advjax.models.taps import Tap, untapped
 
 __all__ = ["DenseNet", "densenet169"]
 
-_HE_FAN_IN = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
 _BOTTLENECK = 4
 
 
@@ -49,7 +48,7 @@ class DenseNet(nnx.Module):
             raise ValueError(f"depths must be numbers of layers, 1 or more each, got {tuple(depths)}")
         self.blocks = len(depths)
         channels = 2 * growth
-        self.conv0 = _conv(3, channels, 7, 2, rngs)
+        self.conv0 = conv(3, channels, 7, 2, kernel_init=HE_FAN_IN, rngs=rngs)
         self.norm0 = batch_norm(channels, rngs=rngs)
         for block, depth in enumerate(depths, 1):
             layers = [_DenseLayer(channels + i * growth, growth, rngs) for i in range(depth)]
@@ -96,9 +95,9 @@ class _DenseLayer(nnx.Module):
     def __init__(self, inputs: int, growth: int, rngs: nnx.Rngs) -> None:
         inner = _BOTTLENECK * growth
         self.norm1 = batch_norm(inputs, rngs=rngs)
-        self.conv1 = _conv(inputs, inner, 1, 1, rngs)
+        self.conv1 = conv(inputs, inner, 1, kernel_init=HE_FAN_IN, rngs=rngs)
         self.norm2 = batch_norm(inner, rngs=rngs)
-        self.conv2 = _conv(inner, growth, 3, 1, rngs)
+        self.conv2 = conv(inner, growth, 3, kernel_init=HE_FAN_IN, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = self.conv1(nnx.relu(self.norm1(x)))
@@ -109,23 +108,10 @@ class _DenseLayer(nnx.Module):
 class _Transition(nnx.Module):
     def __init__(self, channels: int, rngs: nnx.Rngs) -> None:
         self.norm = batch_norm(channels, rngs=rngs)
-        self.conv = _conv(channels, channels // 2, 1, 1, rngs)
+        self.conv = conv(channels, channels // 2, 1, kernel_init=HE_FAN_IN, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return avg_pool(self.conv(nnx.relu(self.norm(x))), 2, 2)
-
-
-def _conv(inputs: int, outputs: int, size: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
-    return nnx.Conv(
-        inputs,
-        outputs,
-        (size, size),
-        stride,
-        padding=size // 2,
-        use_bias=False,
-        kernel_init=_HE_FAN_IN,
-        rngs=rngs,
-    )
 
 
 def densenet169(num_classes: int = 1000, *, rngs: nnx.Rngs) -> DenseNet:

@@ -8,6 +8,7 @@ import optax
 from flax import nnx
 
 from advjax.models.checkpoint_names import Names, Source
+from advjax.models.layers import check_images
 from advjax.models.taps import Tap, untapped
 
 __all__ = ["LeNet", "caffe_solver"]
@@ -46,8 +47,7 @@ class LeNet(nnx.Module):
 
     def __call__(self, images: jax.Array, tap: Tap = untapped) -> jax.Array:
         """Logits float32 [B, num_classes] of images float32 [B, 28, 28, 1] in [0, 1]."""
-        if images.ndim != 4 or images.shape[1:] != (28, 28, 1):
-            raise ValueError(f"images must have shape [B, 28, 28, 1], got {images.shape}")
+        check_images(images, 28, 28, 1)
         x = tap("input", images * (255 / 256))
         x = tap("pool1", nnx.max_pool(self.conv1(x), (2, 2), strides=(2, 2)))
         x = tap("pool2", nnx.max_pool(self.conv2(x), (2, 2), strides=(2, 2)))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
-from advjax.models.blocks import HE_FAN_OUT, IMAGENET_MEAN, IMAGENET_STD, normalize
+from advjax.models.blocks import IMAGENET_MEAN, IMAGENET_STD, conv, normalize
 from advjax.models.checkpoint_names import Names, names_of, torch_name
 from advjax.models.layers import batch_norm, check_images, fan_in_uniform, max_pool
 from advjax.models.taps import Tap, untapped
@@ -56,7 +56,8 @@ class ResNet(nnx.Module):
     ) -> None:
         if len(depths) != 4 or min(depths) < 1:
             raise ValueError(f"depths must be four numbers of blocks, 1 or more each, got {tuple(depths)}")
-        self.conv1 = _conv(3, width, 7, 2, rngs)
+        self.stride_in_first = stride_in_first
+        self.conv1 = conv(3, width, 7, 2, rngs=rngs)
         self.bn1 = batch_norm(width, rngs=rngs)
         inputs = width
         for stage, depth in enumerate(depths):
@@ -85,22 +86,22 @@ class ResNet(nnx.Module):
         return tap("penultimate", self.fc(x))
 
     def checkpoint_names(self, kind: str) -> list[Names]:
-        """The names in torchvision's and timm's checkpoints."""
-        return [names_of(self, torch_name)] if kind == "torch" else []
+        """The names in torchvision's and timm's checkpoints; their networks have the stride in the 3x3 convolution."""
+        return [names_of(self, torch_name)] if kind == "torch" and not self.stride_in_first else []
 
 
 class _Bottleneck(nnx.Module):
     def __init__(self, inputs: int, channels: int, stride: int, stride_in_first: bool, rngs: nnx.Rngs) -> None:
         outputs = channels * _EXPANSION
         first, second = (stride, 1) if stride_in_first else (1, stride)
-        self.conv1 = _conv(inputs, channels, 1, first, rngs)
+        self.conv1 = conv(inputs, channels, 1, first, rngs=rngs)
         self.bn1 = batch_norm(channels, rngs=rngs)
-        self.conv2 = _conv(channels, channels, 3, second, rngs)
+        self.conv2 = conv(channels, channels, 3, second, rngs=rngs)
         self.bn2 = batch_norm(channels, rngs=rngs)
-        self.conv3 = _conv(channels, outputs, 1, 1, rngs)
+        self.conv3 = conv(channels, outputs, 1, rngs=rngs)
         self.bn3 = batch_norm(outputs, rngs=rngs)
         if stride != 1 or inputs != outputs:
-            self.downsample = nnx.List([_conv(inputs, outputs, 1, stride, rngs), batch_norm(outputs, rngs=rngs)])
+            self.downsample = nnx.List([conv(inputs, outputs, 1, stride, rngs=rngs), batch_norm(outputs, rngs=rngs)])
 
     def __call__(self, x: jax.Array) -> jax.Array:
         shortcut = x
@@ -110,19 +111,6 @@ class _Bottleneck(nnx.Module):
         x = nnx.relu(self.bn1(self.conv1(x)))
         x = nnx.relu(self.bn2(self.conv2(x)))
         return nnx.relu(self.bn3(self.conv3(x)) + shortcut)
-
-
-def _conv(inputs: int, outputs: int, size: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
-    return nnx.Conv(
-        inputs,
-        outputs,
-        (size, size),
-        stride,
-        padding=size // 2,
-        use_bias=False,
-        kernel_init=HE_FAN_OUT,
-        rngs=rngs,
-    )
 
 
 def resnet50(num_classes: int = 1000, *, stride_in_first: bool = False, rngs: nnx.Rngs) -> ResNet:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
-from advjax.models.blocks import HE_FAN_OUT, IMAGENET_MEAN, IMAGENET_STD, normalize
+from advjax.models.blocks import HE_FAN_OUT, IMAGENET_MEAN, IMAGENET_STD, conv, normalize
 from advjax.models.checkpoint_names import Names, names_of, torch_name
 from advjax.models.layers import batch_norm, check_images, fan_in_uniform, max_pool
 from advjax.models.taps import Tap, untapped
@@ -93,13 +93,13 @@ class SENet(nnx.Module):
 class _Stem(nnx.Module):
     def __init__(self, width: int, groups: int, rngs: nnx.Rngs) -> None:
         if groups == 1:
-            self.conv1 = _conv(3, width, 7, 2, 1, rngs)
+            self.conv1 = conv(3, width, 7, 2, rngs=rngs)
             self.bn1 = batch_norm(width, rngs=rngs)
             self.count = 1
         else:
             self.count = 3
             for index, (inputs, outputs) in enumerate(((3, width), (width, width), (width, 2 * width)), 1):
-                setattr(self, f"conv{index}", _conv(inputs, outputs, 3, 2 if index == 1 else 1, 1, rngs))
+                setattr(self, f"conv{index}", conv(inputs, outputs, 3, 2 if index == 1 else 1, rngs=rngs))
                 setattr(self, f"bn{index}", batch_norm(outputs, rngs=rngs))
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -115,16 +115,16 @@ class _Bottleneck(nnx.Module):
             first, second, strides, shortcut = channels, channels, (stride, 1), 1
         else:
             first, second, strides, shortcut = 2 * channels, 4 * channels, (1, stride), 3 if stride > 1 else 1
-        self.conv1 = _conv(inputs, first, 1, strides[0], 1, rngs)
+        self.conv1 = conv(inputs, first, 1, strides[0], rngs=rngs)
         self.bn1 = batch_norm(first, rngs=rngs)
-        self.conv2 = _conv(first, second, 3, strides[1], groups, rngs)
+        self.conv2 = conv(first, second, 3, strides[1], groups=groups, rngs=rngs)
         self.bn2 = batch_norm(second, rngs=rngs)
-        self.conv3 = _conv(second, outputs, 1, 1, 1, rngs)
+        self.conv3 = conv(second, outputs, 1, rngs=rngs)
         self.bn3 = batch_norm(outputs, rngs=rngs)
         self.se_module = _Excitation(outputs, rngs)
         if stride != 1 or inputs != outputs:
             self.downsample = nnx.List(
-                [_conv(inputs, outputs, shortcut, stride, 1, rngs), batch_norm(outputs, rngs=rngs)]
+                [conv(inputs, outputs, shortcut, stride, rngs=rngs), batch_norm(outputs, rngs=rngs)]
             )
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -151,20 +151,6 @@ class _Excitation(nnx.Module):
 
 def _dense(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Conv:
     return nnx.Conv(inputs, outputs, (1, 1), kernel_init=HE_FAN_OUT, bias_init=fan_in_uniform(inputs), rngs=rngs)
-
-
-def _conv(inputs: int, outputs: int, size: int, stride: int, groups: int, rngs: nnx.Rngs) -> nnx.Conv:
-    return nnx.Conv(
-        inputs,
-        outputs,
-        (size, size),
-        stride,
-        padding=size // 2,
-        feature_group_count=groups,
-        use_bias=False,
-        kernel_init=HE_FAN_OUT,
-        rngs=rngs,
-    )
 
 
 def senet154(num_classes: int = 1000, *, rngs: nnx.Rngs) -> SENet:

@@ -4,14 +4,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from advjax.models.blocks import normalize
+from advjax.models.blocks import CIFAR10_MEAN, CIFAR10_STD, HE_FAN_IN, normalize
 from advjax.models.layers import avg_pool, batch_norm, check_images, fan_in_uniform
 from advjax.models.taps import Tap, untapped
 
 __all__ = ["StochasticDepthResNet", "stochastic_resnet110", "stochastic_resnet152"]
 
-# nninit.kaiming with the gain of a ReLU, and torch7's start of batch normalisation.
-_HE_FAN_IN = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
+# torch7's start of batch normalisation.
 _UNIT = nnx.initializers.uniform(1.0)
 
 
@@ -55,8 +54,8 @@ class StochasticDepthResNet(nnx.Module):
         *,
         death_rate: float = 0.5,
         conv_bias: bool = True,
-        mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465),
-        std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616),
+        mean: tuple[float, float, float] = CIFAR10_MEAN,
+        std: tuple[float, float, float] = CIFAR10_STD,
         rngs: nnx.Rngs,
     ) -> None:
         if depth < 8 or (depth - 2) % 6:
@@ -128,7 +127,7 @@ def _shortcut(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def _conv(inputs: int, outputs: int, stride: int, bias: bool, rngs: nnx.Rngs) -> nnx.Conv:
-    return nnx.Conv(inputs, outputs, (3, 3), stride, padding=1, use_bias=bias, kernel_init=_HE_FAN_IN, rngs=rngs)
+    return nnx.Conv(inputs, outputs, (3, 3), stride, padding=1, use_bias=bias, kernel_init=HE_FAN_IN, rngs=rngs)
 
 
 def stochastic_resnet110(num_classes: int = 10, *, death_rate: float = 0.5, rngs: nnx.Rngs) -> StochasticDepthResNet:

@@ -26,8 +26,8 @@ def features(model: nnx.Module, images: jax.Array) -> dict[str, jax.Array]:
     """What the network's taps see, by name, in the order of the forward pass.
 
     The first is "input", the images as the network normalises them; the last is "penultimate", the logits. It
-    may be called inside `jit` and `vmap`, which return dictionaries sorted by name. The model is used in the mode
-    that it is in.
+    may be called inside `jit`, `vmap` and `eval_shape`, which return dictionaries sorted by name. The model is
+    used in the mode that it is in.
 
     Args:
         model: a network of `advjax.models`.
@@ -40,8 +40,8 @@ def features(model: nnx.Module, images: jax.Array) -> dict[str, jax.Array]:
     >>> from advjax.models import LeNet
     >>> read = nnx.eval_shape(lambda: features(LeNet(rngs=nnx.Rngs(0)), jnp.zeros((2, 28, 28, 1))))
     >>> {name: x.shape for name, x in read.items()}
-    {'input': (2, 28, 28, 1), 'pool1': (2, 12, 12, 20), 'pool2': (2, 4, 4, 50), 'dense1': (2, 500),
-    'penultimate': (2, 10)}
+    {'dense1': (2, 500), 'input': (2, 28, 28, 1), 'penultimate': (2, 10), 'pool1': (2, 12, 12, 20),
+    'pool2': (2, 4, 4, 50)}
     """
     read: dict[str, jax.Array] = {}
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
+from advjax.models.blocks import CIFAR10_MEAN, CIFAR10_STD, HE_FAN_OUT, normalize
 from advjax.models.layers import batch_norm, check_images, fan_in_uniform, max_pool
 from advjax.models.taps import Tap, untapped
 
@@ -20,8 +20,7 @@ _STAGES = (
     (8, (0.4, 0.4, 0.0)),
 )
 
-# N(0, 2 / (k^2 n_out)), the scripts' "MSR"; torch7 starts the scales of batch normalisation as U(0, 1).
-_MSR = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+# torch7's start of the scales of batch normalisation.
 _ZEROS = nnx.initializers.zeros_init()
 _UNIT = nnx.initializers.uniform(1.0)
 
@@ -31,7 +30,8 @@ class VggCifar(nnx.Module):
 
     Five stages of [conv 3x3 -> batch normalisation (epsilon 1e-3) -> ReLU -> dropout], 64, 128, 256, 512 and
     512 channels, each followed by a max pool 2/2; then dropout 0.5 -> dense 512 -> batch normalisation -> ReLU
-    -> dropout 0.5 -> dense `num_classes`. The original pools round sizes up, which 32 = 2^5 never needs.
+    -> dropout 0.5 -> dense `num_classes`. The original pools round sizes up, which 32 = 2^5 never
+    needs. Kernels start as N(0, 2 / (k^2 outputs)), the scripts' "MSR", the dense layers as U(+-1/sqrt(fan_in)).
 
     Args:
         num_classes: number of logits.
@@ -44,6 +44,7 @@ class VggCifar(nnx.Module):
 
     Source: szagoruyko/cifar.torch, models/vgg_bn_drop.lua; Shaham et al. 2015, sec. 5.2.
 
+    >>> import jax.numpy as jnp
     >>> nnx.eval_shape(lambda: VggCifar(rngs=nnx.Rngs(0))(jnp.zeros((2, 32, 32, 3)))).shape
     (2, 10)
     """
@@ -53,8 +54,8 @@ class VggCifar(nnx.Module):
         num_classes: int = 10,
         *,
         width: int = 64,
-        mean: Sequence[float] = (0.4914, 0.4822, 0.4465),
-        std: Sequence[float] = (0.2470, 0.2435, 0.2616),
+        mean: Sequence[float] = CIFAR10_MEAN,
+        std: Sequence[float] = CIFAR10_STD,
         rngs: nnx.Rngs,
     ) -> None:
         if len(mean) != 3 or len(std) != 3:
@@ -77,10 +78,9 @@ class VggCifar(nnx.Module):
         self.dense2 = nnx.Linear(channels, num_classes, kernel_init=init, bias_init=init, rngs=rngs)
 
     def __call__(self, images: jax.Array, tap: Tap = untapped) -> jax.Array:
-        """Logits float32 [B, num_classes] of images float32 [B, 32, 32, 3]."""
+        """Logits float32 [B, num_classes] of images float32 [B, 32, 32, 3] in [0, 1]."""
         check_images(images, 32, 32, 3)
-        mean, std = (jnp.array(numbers, images.dtype).reshape(1, 1, 1, 3) for numbers in (self.mean, self.std))
-        x = tap("input", (images - mean) / std)
+        x = tap("input", normalize(images, self.mean, self.std))
         for index, stage in enumerate(self.stages, 1):
             for unit in stage:
                 x = unit(x)
@@ -92,7 +92,7 @@ class VggCifar(nnx.Module):
 
 class _Unit(nnx.Module):
     def __init__(self, inputs: int, outputs: int, rate: float, *, rngs: nnx.Rngs) -> None:
-        self.conv = nnx.Conv(inputs, outputs, (3, 3), kernel_init=_MSR, bias_init=_ZEROS, rngs=rngs)
+        self.conv = nnx.Conv(inputs, outputs, (3, 3), kernel_init=HE_FAN_OUT, bias_init=_ZEROS, rngs=rngs)
         self.norm = batch_norm(outputs, epsilon=1e-3, scale_init=_UNIT, rngs=rngs)
         self.dropout = nnx.Dropout(rate, rngs=rngs)
 

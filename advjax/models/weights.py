@@ -38,7 +38,7 @@ def load_weights(model: M, path: str | Path) -> M:
     matrices from [out, in] to [in, out]; float16, bfloat16 and float64 become the network's float32.
 
     Every tensor of the file must be used once and every weight of the network be found, with its shape; tensors called
-    num_batches_tracked are ignored.
+    num_batches_tracked are ignored. Infinite numbers, NaN and float64 beyond float32 are refused.
 
     Args:
         model: a network of `advjax.models`, which is left as it was. What `nnx.eval_shape` makes will do and takes no
@@ -48,7 +48,7 @@ def load_weights(model: M, path: str | Path) -> M:
     Raises:
         TypeError: `model` is no network that checkpoints are published for.
         WeightsError: the file is damaged or hostile, or its tensors are not those of the network; lists what is
-            missing, what is left over and what has another shape.
+            missing, what is left over, what has another shape and what is not finite.
 
     >>> import tempfile
     >>> from advjax.models.resnet import ResNet
@@ -79,7 +79,9 @@ def load_weights(model: M, path: str | Path) -> M:
         if source.key in tensors
     }
     _check(path, names, shapes, tensors, arrays)
-    return _replaced(model, {name: array for name, array in arrays.items() if array is not None})
+    found = {name: array for name, array in arrays.items() if array is not None}
+    _check_finite(path, names, found)
+    return _replaced(model, found)
 
 
 def save(model: nnx.Module, path: str | Path) -> None:
@@ -183,3 +185,10 @@ def _check(
     ]
     if lines:
         raise WeightsError("\n".join([f"{path} does not hold the weights of this network", *lines]))
+
+
+def _check_finite(path: Path, names: Names, arrays: Mapping[str, np.ndarray]) -> None:
+    with np.errstate(over="ignore"):
+        wild = [names[name].key for name, array in arrays.items() if not np.isfinite(array.astype(np.float32)).all()]
+    if wild:
+        raise WeightsError(f"{path} holds numbers that are not finite in float32: {', '.join(wild[:_LISTED])}")

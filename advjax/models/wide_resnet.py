@@ -3,7 +3,7 @@
 import jax
 from flax import nnx
 
-from advjax.models.blocks import HE_FAN_OUT, normalize
+from advjax.models.blocks import CIFAR10_MEAN, CIFAR10_STD, conv, normalize
 from advjax.models.layers import batch_norm, check_images, fan_in_uniform
 from advjax.models.taps import Tap, untapped
 
@@ -51,14 +51,14 @@ class WideResNet(nnx.Module):
         num_classes: int = 10,
         *,
         dropout: float = 0.0,
-        mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465),
-        std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616),
+        mean: tuple[float, float, float] = CIFAR10_MEAN,
+        std: tuple[float, float, float] = CIFAR10_STD,
         rngs: nnx.Rngs,
     ) -> None:
         if depth < 10 or (depth - 4) % 6:
             raise ValueError(f"depth must be 6n + 4 with n >= 1, got {depth}")
         self.mean, self.std = tuple(mean), tuple(std)
-        self.conv1 = _conv(3, 16, 3, 1, rngs)
+        self.conv1 = conv(3, 16, 3, rngs=rngs)
         inputs = 16
         for stage in (1, 2, 3):
             outputs, blocks = 16 * width * 2 ** (stage - 1), []
@@ -85,24 +85,17 @@ class WideResNet(nnx.Module):
 class _Block(nnx.Module):
     def __init__(self, inputs: int, outputs: int, stride: int, dropout: float, rngs: nnx.Rngs) -> None:
         self.bn1 = batch_norm(inputs, rngs=rngs)
-        self.conv1 = _conv(inputs, outputs, 3, stride, rngs)
+        self.conv1 = conv(inputs, outputs, 3, stride, rngs=rngs)
         self.bn2 = batch_norm(outputs, rngs=rngs)
         self.dropout = nnx.Dropout(dropout, rngs=rngs)
-        self.conv2 = _conv(outputs, outputs, 3, 1, rngs)
-        self.shortcut = None if inputs == outputs else _conv(inputs, outputs, 1, stride, rngs)
+        self.conv2 = conv(outputs, outputs, 3, rngs=rngs)
+        self.shortcut = None if inputs == outputs else conv(inputs, outputs, 1, stride, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         hidden = nnx.relu(self.bn1(x))
         shortcut = x if self.shortcut is None else self.shortcut(hidden)
         hidden = self.dropout(nnx.relu(self.bn2(self.conv1(hidden))))
         return self.conv2(hidden) + shortcut
-
-
-def _conv(inputs: int, outputs: int, size: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
-    padding = size // 2
-    return nnx.Conv(
-        inputs, outputs, (size, size), stride, padding=padding, use_bias=False, kernel_init=HE_FAN_OUT, rngs=rngs
-    )
 
 
 def wrn_28_10(num_classes: int = 10, *, dropout: float = 0.0, rngs: nnx.Rngs) -> WideResNet:

@@ -277,10 +277,11 @@ class Checkpoints:
         if not whole:
             raise CheckpointError(f"all checkpoints in {self.folder} are damaged: {reasons}")
         use = whole if which == "newest" else files.best_first(whole)
-        if not use:
-            raise CheckpointError(f"no undamaged checkpoint in {self.folder} has a score, so none is the best")
         for saved, _ in damaged:
             files.set_aside(saved)
+        if not use:
+            aside = f"; set aside as damaged-*: {reasons}" if damaged else ""
+            raise CheckpointError(f"no undamaged checkpoint in {self.folder} has a score, so none is the best{aside}")
         warning = f"damaged checkpoints are set aside as damaged-*, step {use[0].step} is used instead: {reasons}"
         return use[0], warning if damaged else ""
 

@@ -43,6 +43,12 @@ def feed_of(data: Resident | Stream, where: Layout, keys: jax.Array, batch_size:
     """
     if isinstance(data, Resident):
         return _ResidentFeed(data, where, keys, batch_size, block)
+    networks, mine = where.mesh.shape["network"], where.mesh.size // jax.process_count()
+    if mine % networks:
+        raise ValueError(
+            f"a Stream gives each process its own rows of a batch: the layout's networks must divide the {mine} "
+            f"devices of a process, got {networks}"
+        )
     return _StreamFeed(data, where, keys.shape[0], block)
 
 

@@ -30,9 +30,14 @@ class History:
         """Appends the row of the block that ended before `step`."""
         self.rows.append({"step": step, "loss": _listed(loss), "accuracy": _listed(accuracy)})
 
-    def validated(self, score: Score) -> None:
-        """Adds what validation said of the last row's networks."""
+    def validated(self, score: Score) -> float:
+        """Adds what validation said of the last row's networks, and returns their mean accuracy."""
         self.rows[-1] |= {"validation_loss": _listed(score.loss), "validation_accuracy": _listed(score.accuracy)}
+        return self.score()
+
+    def score(self) -> float:
+        """The mean validation accuracy of the last row."""
+        return float(np.mean(self.rows[-1]["validation_accuracy"]))
 
     def column(self, name: str, networks: int) -> np.ndarray:
         """One column as float32 [S, rows], over the rows that have it.

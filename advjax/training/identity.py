@@ -16,7 +16,12 @@ __all__ = ["check_identity", "identity_of"]
 
 
 def identity_of(
-    config: Mapping[str, Any] | None, key: jax.Array, batch_size: int, data: Resident | Stream, states: TrainState
+    config: Mapping[str, Any] | None,
+    key: jax.Array,
+    batch_size: int,
+    data: Resident | Stream,
+    states: TrainState,
+    validation: tuple[np.ndarray, np.ndarray] | None,
 ) -> dict[str, Any]:
     """The JSON values that a checkpoint of this training holds; a `Stream` names itself in its own state.
 
@@ -32,16 +37,23 @@ def identity_of(
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         "batch_size": batch_size,
         "networks": int(states.step.shape[0]),
+        "validation": None if validation is None else [_sum(array) for array in validation],
     }
     if isinstance(data, Resident):
         members = data.members if data.members is not None else []
         identity |= {
-            "images": list(data.images.shape),
-            "labels": zlib.crc32(np.asarray(data.labels).tobytes()),
-            "members": zlib.crc32(b"".join(np.asarray(member, np.int64).tobytes() for member in members)),
+            "images": _sum(data.images),
+            "labels": _sum(data.labels),
+            "members": [_sum(np.asarray(member, np.int64)) for member in members],
             "shuffle": data.shuffle,
         }
     return identity
+
+
+def _sum(array: np.ndarray | jax.Array) -> str:
+    """Shape, type and a checksum of the content."""
+    content = np.asarray(array)
+    return f"{content.dtype}{list(content.shape)} {zlib.crc32(content.tobytes()):08x}"
 
 
 def check_identity(old: Mapping[str, Any], new: Mapping[str, Any], folder: pathlib.Path) -> None:

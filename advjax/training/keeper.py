@@ -1,14 +1,16 @@
 """Keeps a training in a folder: checkpoints, the metrics so far, and the answer to a signal."""
 
 import contextlib
+import math
 import pathlib
 import sys
+import warnings
 from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
 
-from advjax.training.checkpoint import Checkpoints
+from advjax.training.checkpoint import CheckpointError, Checkpoints, Restored
 from advjax.training.history import History, Log
 from advjax.training.identity import check_identity
 from advjax.training.interrupts import Preempted, stop_requests
@@ -18,10 +20,11 @@ __all__ = ["Found", "Keeper"]
 
 
 class Found(NamedTuple):
-    """A training as it was kept: its states, the best ones, the rows so far, and its data's position."""
+    """A training as it was kept: its states, the best ones and their score, the rows so far, its data's position."""
 
     states: TrainState
     best: TrainState | None
+    best_score: float
     history: History
     feed: dict[str, Any]
 
@@ -56,13 +59,22 @@ class Keeper:
         check_identity(newest.record["identity"], self._identity, self._folder)
         self.saved = newest.step
         history = History(list(newest.record["history"]))
-        top, best = history.best(), None
-        if top is not None and top[0] == newest.step:
-            best = jax.tree.map(jnp.copy, newest.arrays)
-        elif top is not None:
+        return Found(newest.arrays, *self._find_best(template, newest, history), history, newest.record["feed"])
+
+    def _find_best(self, template: TrainState, newest: Restored, history: History) -> tuple[TrainState | None, float]:
+        top = history.best()
+        if top is None:
+            return None, -math.inf
+        if top[0] == newest.step:
+            return jax.tree.map(jnp.copy, newest.arrays), top[1]
+        try:
             kept = self._checkpoints.restore(template, "best")
-            best = None if kept is None else kept.arrays
-        return Found(newest.arrays, best, history, newest.record["feed"])
+        except CheckpointError as error:
+            # The training itself is whole; the next validation is then the best there is.
+            if jax.process_index() == 0:
+                warnings.warn(f"the best states so far are lost: {error}", stacklevel=2)
+            kept = None
+        return (None, -math.inf) if kept is None else (kept.arrays, History(kept.record["history"]).score())
 
     def open_log(self, history: History) -> None:
         """Begins `metrics.csv` with the rows so far; in the first of several processes only."""

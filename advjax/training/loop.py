@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax.data.pipeline import Resident, Stream
+from advjax.data.pipeline import Resident, Stream, check_set
 from advjax.fastcpu import accelerate
 from advjax.training.feed import feed_of
 from advjax.training.identity import identity_of
@@ -90,14 +90,15 @@ class Trainer:
         Args:
             states: stacked states [S], from `ensemble` or `stack`.
             data: the training set; each network reads its own order of a `Resident` set, all read one `Stream`.
-            steps: steps to make, counted from `states.step`. A finished training goes on when it is larger.
+            steps: steps to make, counted from `states.step`. A finished training goes on when it is larger;
+                one that got further already is an error.
             key: decides the orders and the step's draws: step i of network s draws from
                 `fold_in(split(key, S)[s], i)`.
             folder: for checkpoints and metrics; None: nothing is written, and signals do what they always do.
             every: steps between two checkpoints, and between two validations; a multiple of `block`; None: only the
                 end.
             config: JSON values stored with each checkpoint; another one on resuming is an error.
-            validation: images and labels, as for `measure`, that are neither trained nor tested on; their mean
+            validation: images and labels, as for `Resident`, that are neither trained nor tested on; their mean
                 accuracy over the networks decides what is best, and the best checkpoint is kept too.
             patience: stop after so many validations without a better one; None: never.
             progress: the title of a progress bar with loss, accuracy, images/s and time left; None: none.
@@ -105,16 +106,16 @@ class Trainer:
 
         Raises:
             ValueError: arguments that do not fit together; a folder that holds another training.
-            NonFiniteLossError: a loss or weight was NaN or infinite. Nothing was saved after it.
+            NonFiniteLossError: a loss, weight or batch statistic was NaN or infinite. Nothing was saved after it.
             CheckpointError: a checkpoint could not be written (a full disk), or all are damaged.
             Preempted: a `SystemExit` with status 0, after a signal.
         """
         self._check(states, data, steps, every, validation, patience, folder, tensorboard)
         where = default_layout() if self.layout is None else self.layout
         _check_divides(self.batch_size, where)
-        identity = identity_of(config, key, self.batch_size, data, states)
+        identity = identity_of(config, key, self.batch_size, data, states, validation)
         networks = states.step.shape[0]
-        plan = Plan(int(np.max(Layout.to_host(states.step))) + steps, self.block, every, validation, patience)
+        plan = Plan(_common_step(states) + steps, self.block, every, validation, patience)
         keys = where.put(jax.random.split(key, networks), where.replicated)
         feed = feed_of(data, where, keys, self.batch_size, self.block)
 
@@ -155,6 +156,9 @@ class Trainer:
             )
         if isinstance(data, Stream) and data.batch_size != self.batch_size:
             raise ValueError(f"the stream's batch size must be the trainer's, {self.batch_size}, got {data.batch_size}")
+        if validation is not None:
+            images, labels = validation
+            check_set(images, labels, "validation ")
         if steps < 0:
             raise ValueError(f"steps must be 0 or more, got {steps}")
         if every is not None and (every < 1 or every % self.block):
@@ -188,7 +192,12 @@ class Trainer:
                 zeros = jnp.zeros(self.block, jnp.float32)
                 start = (state, Metrics(zeros, zeros, zeros))
                 state, seen = jax.lax.fori_loop(0, steps, lambda i, carry: body(i, carry, order, key), start)
-                finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state.params)]
+                # Batch statistics too: the loss in training mode does not read the running averages.
+                finite = [
+                    jnp.all(jnp.isfinite(leaf))
+                    for leaf in jax.tree.leaves((state.params, state.rest))
+                    if jnp.issubdtype(leaf.dtype, jnp.inexact)
+                ]
                 return state, seen, jnp.all(jnp.stack(finite))
 
             states, seen, finite = over_networks(one, layout, states, order, keys)
@@ -202,6 +211,13 @@ class Trainer:
             static_argnums=(0, 1),
             donate_argnums=2,
         )
+
+
+def _common_step(states: TrainState) -> int:
+    steps = Layout.to_host(states.step)
+    if steps.min() != steps.max():
+        raise ValueError(f"states must all be of one step, got states of steps {steps.tolist()}")
+    return int(steps[0])
 
 
 def _check_divides(batch_size: int, where: Layout) -> None:

@@ -32,7 +32,7 @@ def predict(
     """The classes int32 [S, N] that S stacked networks give to images [N, H, W, C], in evaluation mode.
 
     The images, uint8 or float32 in [0, 1], are read in batches of one size, the last one padded: one program for any
-    N. With a layout of several devices the batches are divided over them.
+    N. With a layout of several devices the batches, filled up to a multiple of them, are divided over them.
 
     >>> from advjax.training import create, stack
     >>> network = nnx.Sequential(lambda x: x.reshape(x.shape[0], -1), nnx.Linear(4, 2, rngs=nnx.Rngs(0)))
@@ -40,7 +40,7 @@ def predict(
     (1, 3)
     """
     labels = np.zeros(len(images), np.int32)
-    parts = [classes[:, valid] for _, classes, valid in _batches(states, images, labels, batch_size, layout)]
+    parts = [classes[:, valid] for _, classes, _, valid in _batches(states, images, labels, batch_size, layout)]
     return np.concatenate(parts, axis=1) if parts else np.zeros((states.step.shape[0], 0), np.int32)
 
 
@@ -63,24 +63,33 @@ def measure(
     if len(images) == 0:
         raise ValueError("images must hold at least one image to measure on, got none")
     seen = []
-    for start, (losses, classes, valid) in enumerate(_batches(states, images, labels, batch_size, layout)):
-        truth = labels[start * batch_size :][: valid.sum()]
-        seen.append((losses[:, valid].sum(1, dtype=np.float64), (classes[:, valid] == truth[None]).sum(1)))
+    for losses, classes, truth, valid in _batches(states, images, labels, batch_size, layout):
+        seen.append((losses[:, valid].sum(1, dtype=np.float64), (classes == truth[None])[:, valid].sum(1)))
     loss, right = (np.sum(part, axis=0) / len(images) for part in zip(*seen, strict=True))
     return Score(loss.astype(np.float32), right.astype(np.float32))
 
 
 def _batches(
     states: TrainState, images: np.ndarray, labels: np.ndarray, batch_size: int, layout: Layout | None
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Losses [S, B], classes [S, B] and validity [B] of each padded batch, one batch ahead of the reader."""
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """Losses [S, B], classes [S, B], labels [B] and validity [B] of each padded batch, one ahead of the reader."""
+    if images.dtype not in (np.uint8, np.float32) or images.ndim != 4:
+        raise TypeError(
+            f"images must be uint8, or float32 in [0, 1], [N, H, W, C], got {images.dtype} of shape {images.shape}"
+        )
     where = default_layout() if layout is None else layout
+    parts = where.mesh.shape["data"]
+    if batch_size > 0:
+        batch_size += -batch_size % parts  # so that the devices share each batch
+    variables: Any = (states.params, states.rest)
+    if where.mesh.size > 1 and states.step.sharding.device_set != set(where.mesh.devices.flat):
+        variables = where.put(variables, where.of_states(variables))
     waiting = None
     for image, label, valid in padded(images, labels, batch_size):
-        result = _answers(states.graphdef, where, states.params, states.rest, image, label)
+        result = _answers(states.graphdef, where, *variables, image, label)
         if waiting is not None:
             yield tuple(map(np.asarray, waiting))  # type: ignore[misc]
-        waiting = (*result, valid)
+        waiting = (*result, label, valid)
     if waiting is not None:
         yield tuple(map(np.asarray, waiting))  # type: ignore[misc]
 
@@ -90,8 +99,7 @@ def _answers(
     graphdef: Any, layout: Layout, params: Any, rest: Any, images: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     pixels = to_float(images) if images.dtype == jnp.uint8 else images
-    if pixels.shape[0] % layout.mesh.shape["data"] == 0:
-        pixels = layout.constrain(pixels, layout.of_batch(0, pixels.ndim))
+    pixels = layout.constrain(pixels, layout.of_batch(0, pixels.ndim))
 
     def one(params: Any, rest: Any) -> tuple[jax.Array, jax.Array]:
         params = layout.constrain(params, layout.replicated)  # see Trainer

@@ -1,6 +1,7 @@
 """One training from its newest checkpoint to its end: blocks of steps, and what is due between them."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
@@ -20,7 +21,10 @@ __all__ = ["Block", "Fitted", "NonFiniteLossError", "Plan", "Run"]
 
 
 class NonFiniteLossError(FloatingPointError):
-    """A loss or a weight was NaN or infinite; the message names the network, the step and the last good checkpoint."""
+    """A loss, weight or batch statistic was NaN or infinite.
+
+    The message names the network, the step and the last good checkpoint.
+    """
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,12 +63,16 @@ class Plan(NamedTuple):
     validation: tuple[np.ndarray, np.ndarray] | None
     patience: int | None
 
+    def steps_of_block(self, step: int) -> int:
+        """The steps of the block after `step`: they end at multiples of `block`, wherever a training began."""
+        return min(self.block - step % self.block, self.end - step)
+
     def due(self, step: int) -> bool:
         """Whether to validate and save after `step`."""
         return step == self.end or (self.every is not None and step % self.every == 0)
 
 
-# `(states, content, order, number of steps) -> states, metrics [S, block], weights are finite [S]`
+# `(states, content, order, number of steps) -> states, metrics [S, block], variables are finite [S]`
 Block = Callable[[TrainState, Batch, np.ndarray, np.int32], tuple[TrainState, Metrics, jax.Array]]
 
 
@@ -93,17 +101,22 @@ class Run:
         self._keeper, self._advance = keeper, advance
         self._history = History()
         self._best: TrainState | None = None
+        self._best_score = -math.inf
         self._running: _Running | None = None
 
     def train(self, states: TrainState, images_a_step: int) -> Fitted:
         """From the newest checkpoint, or from `states`, to the end."""
         states = self._begin(states)
         step = int(np.max(Layout.to_host(states.step)))
+        if step > self._plan.end:
+            raise ValueError(
+                f"steps must reach the newest checkpoint, of step {step}, got an end at step {self._plan.end}"
+            )
         self._advance(step * images_a_step, 0.0, 0.0)
         early = self._is_early()
         while step < self._plan.end and not early:
             self._stop_if_asked(states, step)
-            count = min(self._plan.block, self._plan.end - step)
+            count = self._plan.steps_of_block(step)
             # The host prepares this block while the device still works on the one before, and reads that one's
             # numbers only when the device has this one to work on.
             content, order = self._feed.next(step, count)
@@ -113,10 +126,11 @@ class Run:
             self._running = _Running(step, count, metrics, finite)
             if self._plan.due(step):
                 self._read()
-                self._keep(states, step)
+                self._save(states, step, self._validate(states))
                 early = self._is_early()
         if self._keeper is not None:
             self._keeper.wait()
+        self._stop_if_asked(states, step)  # a signal that came in the last block
         return Fitted(states, self._best, self._history, early)
 
     def _stop_if_asked(self, states: TrainState, step: int) -> None:
@@ -125,7 +139,7 @@ class Run:
             return
         self._read()
         if self._keeper.saved != step:
-            self._keep(states, step)
+            self._save(states, step, None)
         self._keeper.stop(signal, step, self._plan.end)
 
     def _begin(self, states: TrainState) -> TrainState:
@@ -133,7 +147,8 @@ class Run:
             return states
         found = self._keeper.find(states)
         if found is not None:
-            states, self._best, self._history = found.states, found.best, found.history
+            states, self._history = found.states, found.history
+            self._best, self._best_score = found.best, found.best_score
             self._feed.restore(found.feed)
         self._keeper.open_log(self._history)
         return states
@@ -149,7 +164,7 @@ class Run:
             at, network = np.argwhere(~np.isfinite(losses.T))[0]
             self._fail(f"the loss of network {network} is {losses[network, at]} at step {step - count + at}")
         if not np.asarray(finite).all():
-            self._fail(f"a weight of network {int(np.argmin(np.asarray(finite)))} is not finite after step {step}")
+            self._fail(f"a variable of network {int(np.argmin(np.asarray(finite)))} is not finite after step {step}")
         total = seen.sum(axis=1)
         self._history.add(step, losses.sum(axis=1) / total, right.sum(axis=1) / total)
         row = self._history.rows[-1]
@@ -159,21 +174,24 @@ class Run:
 
     def _fail(self, what: str) -> NoReturn:
         kept = "" if self._keeper is None else f"; {self._keeper.last_good()}"
-        raise NonFiniteLossError(f"{what}: the learning rate may be too high, or the data not finite{kept}")
+        raise NonFiniteLossError(
+            f"{what}: the learning rate may be too high, an image not finite, "
+            f"or a label not among the network's classes{kept}"
+        )
 
-    def _keep(self, states: TrainState, step: int) -> None:
-        """Validates, where that is due, and saves."""
-        score = None
-        if self._plan.validation is not None and self._plan.due(step):
-            before = self._history.best()
-            measured = measure(states, *self._plan.validation, layout=self._where)
-            self._history.validated(measured)
-            score = float(np.mean(measured.accuracy))
-            if self._history.best() != before:
-                # A copy: the next block is given the states' own memory.
-                self._best = jax.tree.map(jnp.copy, states)
-            if self._keeper is not None:
-                self._keeper.write(self._history.rows[-1])
+    def _validate(self, states: TrainState) -> float | None:
+        """The mean validation accuracy, noted in the last row; None without validation."""
+        if self._plan.validation is None:
+            return None
+        score = self._history.validated(measure(states, *self._plan.validation, layout=self._where))
+        if score > self._best_score:
+            # A copy: the next block is given the states' own memory.
+            self._best, self._best_score = jax.tree.map(jnp.copy, states), score
+        if self._keeper is not None:
+            self._keeper.write(self._history.rows[-1])
+        return score
+
+    def _save(self, states: TrainState, step: int, score: float | None) -> None:
         if self._keeper is not None:
             self._keeper.save(step, states, self._history, self._feed.state(), score)
 

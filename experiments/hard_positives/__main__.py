@@ -1,10 +1,11 @@
-"""Command line: `python -m experiments.hard_positives --preset quick|cpu|paper`."""
+"""Command line: `python -m experiments.hard_positives --preset quick|cpu|paper`, or `--data imagenet`."""
 
 import argparse
 import dataclasses
 import sys
 
 from experiments.hard_positives.config import PRESETS, Config
+from experiments.hard_positives.imagenet import command as imagenet_command
 from experiments.hard_positives.run import run
 
 __all__ = ["main", "parse"]
@@ -12,6 +13,12 @@ __all__ = ["main", "parse"]
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the experiment of the command line and prints its summary; a foreseeable error ends it with one line."""
+    given = sys.argv[1:] if arguments is None else arguments
+    chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chosen.add_argument("--data")
+    if chosen.parse_known_args(given)[0].data == "imagenet":
+        imagenet_command.main(given)
+        return
     config, out, data_dir = parse(arguments)
     try:
         print(run(config, out, data_dir))
@@ -36,7 +43,11 @@ def parse(arguments: list[str] | None = None) -> tuple[Config, str, str | None]:
         "cores; paper: the whole experiment, for one GPU (default: quick)",
     )
     parser.add_argument("--out", help="folder for results (default: runs/hard_positives-<preset>)")
-    parser.add_argument("--data", choices=("digits", "mnist"), help="data set (default: the preset's)")
+    parser.add_argument(
+        "--data",
+        choices=("digits", "mnist"),
+        help="data set (default: the preset's); imagenet is an experiment of its own: see --data imagenet --help",
+    )
     parser.add_argument("--data-dir", help="where TFDS keeps MNIST (default: TFDS_DATA_DIR)")
     parser.add_argument("--seed", type=int, help="decides every draw (default: 0)")
     parser.add_argument(

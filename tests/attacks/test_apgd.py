@@ -189,6 +189,20 @@ def test_rounding_loses_no_success(trained):
         np.testing.assert_array_equal(again[success] != np.asarray(labels)[success], True)
 
 
+def test_a_success_is_not_given_up_for_a_larger_lead_within_rounding_error():
+    def growing(weights, images):
+        """The first pixel fools; then the second raises the lead, to what its large logits make rounding error."""
+        first, second = images[:, 0, 0, 0], images[:, 0, 1, 0]
+        lead = first - 0.5 + jnp.where(first > 0.6, 0.3 * second, 0.0)
+        shift = jnp.where(second > 0.7, weights, 0.0)
+        return jnp.stack([shift, shift + lead], axis=-1)
+
+    images, label = jnp.full((1, 1, 2, 1), 102 / 255, jnp.float32), jnp.zeros(1, jnp.int32)
+    result = perturb(apgd(0.5, steps=5, random_start=False), from_function(growing, jnp.float32(1e6)), images, label)
+    assert result.success[0]
+    assert result.image[0, 0, 1, 0] < 0.7
+
+
 def test_targets_and_restarts_only_help_and_stop_when_fooled(trained):
     weights, images, labels = trained
     classifier = from_function(convolutional, weights)

@@ -84,6 +84,32 @@ def test_it_needs_scores_and_no_gradient(norm, epsilon):
     assert np.mean(result.success) >= np.mean(by_gradient.success) - 0.1 > 0.4
 
 
+@pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.15), ("l2", 1.2)])
+def test_it_works_in_float64(norm, epsilon):
+    with jax.enable_x64(True):
+        classifier = from_function(convolutional, jax.tree.map(lambda w: w.astype(float), convolutional_weights()))
+        images = jnp.asarray(grid_images(3, (4, 8, 8, 1)), float)
+        labels = classifier(images).argmax(-1)
+        attack = square(epsilon, norm=norm, queries=50, levels=None)
+        result = perturb(attack, classifier, images, labels, jax.random.key(0))
+        assert result.image.dtype == np.float64
+        assert np.all(np.asarray(getattr(result, norm)) <= epsilon + 1e-6)
+        assert np.any(result.success)
+
+
+def test_a_start_without_an_answer_does_not_end_the_search():
+    def broken(weights, images):
+        """Fooled where the first pixel is dark, and NaN where it is bright, as it is after half of all starts."""
+        first = images[:, 0, 0, 0]
+        return jnp.stack([jnp.where(first > 0.9, weights, 0.0), 0.7 - first], axis=-1)
+
+    images, labels = jnp.full((16, 2, 1, 1), 0.8), jnp.zeros(16, jnp.int32)
+    attack = square(0.2, queries=60, levels=None)
+    result = perturb(attack, from_function(broken, jnp.float32(jnp.nan)), images, labels, jax.random.key(0))
+    assert np.any(np.asarray(result.calls) > 3)
+    assert np.all(result.success)
+
+
 def test_queries_are_counted_and_end_when_fooled():
     images = jnp.asarray(grid_images(3, (12, 8, 8, 1)))
     labels = CLASSIFIER(images).argmax(-1)

@@ -74,6 +74,7 @@ IMAGES, LABELS = np.zeros((4, 6, 6, 3), np.uint8), np.zeros(4, np.int32)
         (IMAGES, LABELS.astype(np.int64), TypeError, "labels must be int32.*got int64"),
         (IMAGES, np.eye(4, dtype=np.int32), ValueError, "looks one-hot"),
         (IMAGES, LABELS[:3], ValueError, r"labels must be int32 \[4\].*got shape \(3,\)"),
+        (IMAGES, LABELS - 1, ValueError, "one class from 0 up for each image, got -1"),
     ],
 )
 def test_resident_refuses_other_arrays(images, labels, error, message):
@@ -219,6 +220,20 @@ def test_restore_refuses_the_state_of_another_stream(source, options, message):
         other.restore(state)
     with pytest.raises(ValueError, match="step must be"):
         other.restore(other.state() | {"step": -1})
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_images_of_two_types_are_refused(batch_size):
+    """NumPy would stack uint8 0..255 with float32 0..1, of one batch as of two."""
+
+    def sometimes_float(example, rng):
+        image = example["image"]
+        return example | {"image": image.astype(np.float32) / 255 if example["label"] % 2 else image}
+
+    stream = Stream(numbered(8), batch_size, seed=0, transform=sometimes_float)
+    with pytest.raises((ValueError, RuntimeError), match=r"one size and type, got .*float32.*uint8"):
+        stream.take(4)
+    stream.close()
 
 
 def test_errors_name_the_example_and_leave_the_position():

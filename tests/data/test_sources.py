@@ -11,28 +11,37 @@ import pytest
 from array_record.python import array_record_module
 from PIL import Image
 
-from advjax.data import load
+from advjax.data import CenterCrop, Stream, imagenet, load
 
 
-def _write(root, name, version, splits, *, file_format="array_record"):
-    """A data set in the TFDS layout, 16 records to a chunk, written without TensorFlow."""
+def _write(root, name, version, splits, *, file_format="array_record", more=None):
+    """A data set in the TFDS layout, 16 records to a chunk, written without TensorFlow.
+
+    `more` are further features and their values for example i.
+    """
     import tensorflow_datasets as tfds
 
     folder = root / name / version
     folder.mkdir(parents=True)
     shape = next(iter(splits.values()))[0].shape[1:]
+    further = (more or {}).items()
     features = tfds.features.FeaturesDict(
-        {"image": tfds.features.Image(shape=shape), "label": tfds.features.ClassLabel(num_classes=10)}
+        {
+            "image": tfds.features.Image(shape=shape),
+            "label": tfds.features.ClassLabel(num_classes=10),
+            **{key: feature for key, (feature, _) in further},
+        }
     )
     features.save_config(str(folder))
     for split, (images, labels) in splits.items():
         path = folder / f"{name}-{split}.array_record-00000-of-00001"
         writer = array_record_module.ArrayRecordWriter(str(path), "group_size:16")
-        for image, label in zip(images, labels, strict=True):
+        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
             png = io.BytesIO()
             Image.fromarray(image.squeeze()).save(png, "png")
             png.seek(0)
-            writer.write(features.serialize_example({"image": png, "label": int(label)}))
+            rest = {key: value(index) for key, (_, value) in further}
+            writer.write(features.serialize_example({"image": png, "label": int(label), **rest}))
         writer.close()
     info = {"name": name, "version": version, "fileFormat": file_format}
     info["splits"] = [
@@ -144,6 +153,94 @@ def test_importing_the_package_loads_no_data_library():
     program = f"import sys, advjax, advjax.data; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def _imagenet_features():
+    import tensorflow_datasets as tfds
+
+    return {"file_name": (tfds.features.Text(), lambda index: f"n{index:08d}_1.JPEG")}
+
+
+@pytest.fixture(scope="module")
+def prepared_imagenet(tmp_path_factory):
+    """An "imagenet2012" of ten classes and 40 small images."""
+    root = tmp_path_factory.mktemp("imagenet")
+    images, labels = _random(40, (40, 50, 3), 4)
+    labels[:10] = np.arange(10)
+    splits = {"train": (images, labels), "validation": (images[:5], labels[:5]), "test": (images[:2], labels[:2])}
+    _write(root, "imagenet2012", "5.1.0", splits, more=_imagenet_features())
+    return root, images, labels
+
+
+def test_imagenet_is_read_encoded_image_by_image(prepared_imagenet):
+    root, images, labels = prepared_imagenet
+    train = imagenet("train", data_dir=root)
+    assert (len(train), len(train.classes), train.name) == (40, 10, "imagenet2012 train")
+    assert len(imagenet("validation", data_dir=root)) == 5
+    np.testing.assert_array_equal(train.labels, labels)
+    assert isinstance(train[7]["image"], bytes)
+    assert (train[7]["label"], train[7]["name"]) == (labels[7], "n00000007_1.JPEG")
+    whole = train.in_memory(CenterCrop((40, 50), None))
+    np.testing.assert_array_equal(whole.images, images)
+
+
+def test_a_slice_of_imagenet_and_of_its_classes(prepared_imagenet):
+    root, images, labels = prepared_imagenet
+    part = imagenet("train[5:25]", data_dir=root)
+    np.testing.assert_array_equal(part.labels, labels[5:25])
+    few = part.of_classes([7, 9])
+    chosen = np.isin(labels[5:25], [7, 9])
+    np.testing.assert_array_equal(few.labels, (labels[5:25] == 9)[chosen])
+    np.testing.assert_array_equal(few.in_memory(CenterCrop((40, 50), None)).images, images[5:25][chosen])
+
+
+def test_imagenet_through_a_stream(prepared_imagenet, caplog):
+    root, images, labels = prepared_imagenet
+    with caplog.at_level(logging.DEBUG):
+        stream = Stream(imagenet("train", data_dir=root), 8, seed=0, transform=CenterCrop((40, 50), None), threads=2)
+        pixels, found = stream.take(5)
+        stream.close()
+    assert "group size" not in caplog.text
+    order = [int(np.flatnonzero((images == each).all((1, 2, 3)))[0]) for each in pixels.reshape(40, 40, 50, 3)]
+    assert sorted(order) == list(range(40))
+    np.testing.assert_array_equal(found.ravel(), labels[order])
+
+
+def test_absent_imagenet_says_which_archives_to_put_where(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"ILSVRC2012_img_train\.tar and ILSVRC2012_img_val\.tar") as caught:
+        imagenet("train", data_dir=tmp_path)
+    assert str(tmp_path / "downloads" / "manual") in str(caught.value)
+    compile(str(caught.value).split('python -c "')[1].removesuffix('"'), "message", "exec")
+
+
+def test_splits_without_labels_are_refused(prepared_imagenet):
+    with pytest.raises(ValueError, match=r"of \['train', 'validation'\] for imagenet2012, got 'test'"):
+        imagenet("test", data_dir=prepared_imagenet[0])
+    with pytest.raises(ValueError, match=r"holds no example"):
+        imagenet("train[40:]", data_dir=prepared_imagenet[0])
+    with pytest.raises(ValueError, match="got 'imagenet2012'; imagenet\\(\\) reads it"):
+        load("imagenet2012", "train")
+
+
+def test_further_small_sets(tmp_path):
+    import tensorflow_datasets as tfds
+
+    coarse = {"coarse_label": (tfds.features.ClassLabel(num_classes=20), lambda index: index % 20)}
+    cifar100 = {"train": _random(30, (32, 32, 3), 5)}
+    svhn = {split: _random(10, (32, 32, 3), seed) for seed, split in enumerate(("train", "test", "extra"), 6)}
+    stl10 = {split: _random(6, (96, 96, 3), seed) for seed, split in enumerate(("train", "test", "unlabelled"), 9)}
+    _write(tmp_path, "cifar100", "3.0.2", cifar100, more=coarse)
+    _write(tmp_path, "svhn_cropped", "3.1.0", svhn)
+    _write(tmp_path, "stl10", "1.0.0", stl10)
+    for name, splits in [("cifar100", cifar100), ("svhn_cropped", svhn), ("stl10", stl10)]:
+        for split, (images, labels) in splits.items():
+            if split == "unlabelled":
+                with pytest.raises(ValueError, match=r"one of \['test', 'train'\] for stl10, got 'unlabelled'"):
+                    load(name, split, data_dir=tmp_path)
+                continue
+            dataset = load(name, split, data_dir=tmp_path)
+            np.testing.assert_array_equal(dataset.images, images)
+            np.testing.assert_array_equal(dataset.labels, labels)
 
 
 @pytest.mark.mnist

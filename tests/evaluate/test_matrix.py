@@ -129,6 +129,14 @@ def test_the_members_of_a_stack_are_runs():
     np.testing.assert_array_equal(cell.run_correct, expected)
 
 
+def test_numbers_for_each_image_in_a_stack_go_with_it():
+    rng = np.random.default_rng(0)
+    members = [fgs(rng.uniform(0, 0.2, 21)) for _ in range(2)]
+    cell = run({"stack": stack(members)}).cell("model", "stack")
+    expected = np.stack([np.asarray(perturbed(member).prediction) == LABELS for member in members])
+    np.testing.assert_array_equal(cell.run_correct, expected)
+
+
 def test_scores_are_taken_where_they_are_asked_for(monkeypatch):
     """Without the seconds that PASS takes to compile: the score is the mean difference of the pairs it is given."""
 

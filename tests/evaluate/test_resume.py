@@ -112,6 +112,15 @@ def test_another_evaluation_in_the_folder_is_an_error(tmp_path, part, change):
     run(tmp_path)
 
 
+@pytest.mark.parametrize("part", ["models", "attacks"])
+def test_another_order_is_another_evaluation(tmp_path, part):
+    """Chunks are named by place: what was found for one must not be given out as the other's."""
+    others = {"models": {"n": from_function(linear, linear_weights(1))}, "attacks": {"weak": fgs(0.0)}}
+    run(tmp_path, **{part: BASE[part] | others[part]})
+    with pytest.raises(ValueError, match=f"holds another evaluation, which differs in {part}: .* Choose another"):
+        run(tmp_path, **{part: others[part] | BASE[part]})
+
+
 def test_a_chunk_half_written_is_written_again(tmp_path):
     first = run(tmp_path)
     victim = sorted((tmp_path / "chunks").glob("*.npz"))[1]

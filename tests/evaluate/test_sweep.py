@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from advjax import fgs, from_function, pgd, stack
-from advjax.evaluate import accuracy_epsilon_figure, evaluate, minimal_epsilon, sweep
+from advjax.evaluate import MinimalEpsilon, accuracy_epsilon_figure, evaluate, minimal_epsilon, sweep
 from tests.models_for_tests import convolutional, convolutional_weights, grid_images, linear, linear_weights
 
 MODEL = from_function(convolutional, convolutional_weights(0))
@@ -125,6 +125,11 @@ def test_bisection_compiles_nothing_for_more_rounds_and_batches(jit_compilations
     before = jit_compilations()
     minimal_epsilon(from_function(model, convolutional_weights(1)), fgs, (IMAGES, LABELS), steps=5, **options)
     assert jit_compilations() == before
+
+
+def test_the_accuracy_at_an_epsilon_tried_does_not_depend_on_its_type():
+    found = MinimalEpsilon(np.float32([0.3]), np.float32([0.2]), 0.3)
+    assert [found.accuracy(kind(0.3)).value for kind in (float, np.float32, np.float64)] == [0, 0, 0]
 
 
 def test_images_that_nothing_fools_have_no_minimal_epsilon():

@@ -1,4 +1,4 @@
-"""Inception-v3: published sizes, torchvision's logits and head, the stem for small images, training."""
+"""Inception-v3: torchvision's logits and head, the stem for small images, training."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
-from advjax.models.counting import abstract, count_macs, count_parameters
+from advjax.models.counting import abstract
 from advjax.models.inception import InceptionV3
 from advjax.models.taps import features
 from advjax.models.weights import load_weights
@@ -17,16 +17,6 @@ from tests.models.torchvision_models import randomized, torchvision_logits, torc
 
 def _small(rngs):
     return InceptionV3(10, aux=False, small_images=True, width=0.0625, rngs=rngs)
-
-
-def test_sizes_are_the_published_ones():
-    main = abstract(lambda rngs: InceptionV3(aux=False, rngs=rngs))
-    assert count_parameters(main) == 23_834_568
-    assert count_macs(main, (299, 299, 3)) == pytest.approx(5_713e6, abs=0.5e6)
-    assert count_parameters(abstract(InceptionV3)) == 27_161_264
-    small = abstract(lambda rngs: InceptionV3(100, aux=False, small_images=True, rngs=rngs))
-    assert count_parameters(small) == 21_990_468
-    assert count_macs(small, (32, 32, 3)) == pytest.approx(3_096e6, abs=0.5e6)
 
 
 @pytest.mark.peers

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from advjax.models import LeNet
+from advjax.models import LeNet, nasnet_a_large, se_resnet50, senet154
 from advjax.models.checkpoint_names import names_of, torch_name, weight_paths
 from advjax.models.counting import abstract
 from advjax.models.densenet import densenet169
@@ -107,6 +107,15 @@ def test_other_floating_types_become_float32(small, tmp_path, dtype):
     np.testing.assert_array_equal(model.fc.bias[...], state["fc.bias"].astype(np.float32))
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf, 1e300])
+def test_numbers_that_are_not_finite_are_refused(small, tmp_path, number):
+    state = _state()
+    state["fc.bias"] = np.array([1, 2, number, 4, 5])
+    write_safetensors(tmp_path / "weights.safetensors", state)
+    with pytest.raises(WeightsError, match=r"numbers that are not finite in float32: fc\.bias$"):
+        load_weights(small, tmp_path / "weights.safetensors")
+
+
 def test_missing_left_over_and_misshapen_tensors_are_listed(small, tmp_path):
     state = _state()
     del state["bn.running_var"]
@@ -189,6 +198,9 @@ def test_a_module_and_bfloat16_of_torch_are_read(tmp_path):
         ("densenet169", densenet169),
         ("vgg16", Vgg16),
         ("inception_v3", lambda rngs: InceptionV3(aux=False, rngs=rngs)),
+        ("legacy_senet154", senet154),
+        ("legacy_seresnet50", se_resnet50),
+        ("nasnetalarge", nasnet_a_large),
     ],
 )
 def test_names_and_sizes_are_those_of_timm(name, make):

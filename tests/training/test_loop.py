@@ -1,6 +1,7 @@
 """The loop: one trace, stacked networks as in turn, all layouts alike, going on to the same bits, and clear ends."""
 
 import csv
+import dataclasses
 import os
 import signal
 
@@ -16,9 +17,11 @@ from advjax.data.pipeline import batch_order
 from advjax.training import (
     Batch,
     CheckpointError,
+    Checkpoints,
     NonFiniteLossError,
     Preempted,
     Resident,
+    Score,
     Stream,
     Trainer,
     create,
@@ -30,7 +33,10 @@ from advjax.training import (
     train_step,
     unstack,
 )
+from advjax.training import keeper as keeper_module
 from advjax.training import networks as networks_module
+from advjax.training import run as run_module
+from advjax.training.feed import feed_of
 from tests.training.nets import OPTIMIZER, Small, toy_set
 
 
@@ -103,7 +109,8 @@ def test_two_halves_are_the_whole_to_the_bit_and_nothing_is_traced_again(data):
     half = trainer.fit(states(2), two, 6, key)
     half = trainer.fit(half.states, two, 8, key)
     equal(whole.states, half.states)
-    assert half.loss.shape == (2, 2)
+    # The rows end at multiples of the block again.
+    assert [row["step"] for row in half.history.rows] == [8, 12, 14]
     assert trainer._block._cache_size() == 1
 
 
@@ -235,7 +242,7 @@ def test_weights_that_are_not_finite_are_not_saved(data, tmp_path):
     optimizer = poisoned(3)
     trainer = Trainer(train_step(optimizer), batch_size=8, block=2)
     with pytest.raises(
-        NonFiniteLossError, match=r"a weight of network 0 .* after step 4.* checkpoint, in .*, is of step 2"
+        NonFiniteLossError, match=r"a variable of network 0 .* after step 4.* checkpoint, in .*, is of step 2"
     ):
         trainer.fit(ensemble(Small, optimizer, 1), data, 20, jax.random.key(0), folder=tmp_path, every=2)
 
@@ -287,6 +294,100 @@ def test_a_signal_saves_prints_how_to_go_on_and_exits_with_zero(data, tmp_path, 
     equal(whole.states, trainer.fit(states(1), data, 20, key, folder=tmp_path).states)
 
 
+def signalling(data, at):
+    """The data; asking for the block that begins at step `at` raises SIGTERM."""
+
+    def order(keys, start, steps, batch_size):
+        if start == at:
+            signal.raise_signal(signal.SIGTERM)
+        return data.order(keys, start, steps, batch_size)
+
+    result = Resident(data.images, data.labels)
+    object.__setattr__(result, "order", order)
+    return result
+
+
+def test_a_signal_before_the_first_step_saves_the_start(data, tmp_path, monkeypatch):
+    trainer, key = Trainer(train_step(OPTIMIZER), batch_size=8, block=4), jax.random.key(0)
+    options = {"folder": tmp_path, "every": 4, "validation": (data.images, data.labels)}
+    with monkeypatch.context() as patch:
+        begin = keeper_module.Keeper.open_log
+
+        def open_log(self, history):
+            begin(self, history)
+            signal.raise_signal(signal.SIGTERM)
+
+        patch.setattr(keeper_module.Keeper, "open_log", open_log)
+        with pytest.raises(Preempted, match="at step 0 of 8"):
+            trainer.fit(states(1), data, 8, key, **options)
+    whole = trainer.fit(states(1), data, 8, key, every=4, validation=options["validation"])
+    fitted = trainer.fit(states(1), data, 8, key, **options)
+    equal(whole.states, fitted.states)
+    assert whole.history.rows == fitted.history.rows
+
+
+def test_a_signal_in_the_last_block_ends_the_program_too(data, tmp_path):
+    trainer, key = Trainer(train_step(OPTIMIZER), batch_size=8, block=4), jax.random.key(0)
+    with pytest.raises(Preempted, match="stopped by SIGTERM at step 8 of 8"):
+        trainer.fit(states(1), signalling(data, 4), 8, key, folder=tmp_path)
+    equal(trainer.fit(states(1), data, 8, key).states, trainer.fit(states(1), data, 8, key, folder=tmp_path).states)
+
+
+def test_a_finished_training_that_goes_on_validates_when_the_longer_one_does(data, tmp_path):
+    """Its first end, 14, is no multiple of the block or of `every`."""
+    trainer, key = Trainer(train_step(OPTIMIZER), batch_size=8, block=4), jax.random.key(0)
+    options = {"every": 8, "validation": (data.images, data.labels)}
+    whole = trainer.fit(states(2), data, 32, key, **options)
+    trainer.fit(states(2), data, 14, key, folder=tmp_path, **options)
+    fitted = trainer.fit(states(2), data, 32, key, folder=tmp_path, **options)
+    equal(whole.states, fitted.states)
+    rows = {row["step"]: row for row in fitted.history.rows}
+    assert [step for step, row in rows.items() if "validation_loss" in row] == [8, 14, 16, 24, 32]
+    assert all(rows[row["step"]] == row for row in whole.history.rows if row["step"] != 16)
+    with pytest.raises(ValueError, match="newest checkpoint, of step 32, got an end at step 24"):
+        trainer.fit(states(2), data, 24, key, folder=tmp_path, **options)
+
+
+def test_best_states_that_are_lost_do_not_stop_the_training(data, tmp_path):
+    trainer, key = Trainer(train_step(OPTIMIZER), batch_size=8, block=4), jax.random.key(0)
+    options = {"folder": tmp_path, "every": 8, "validation": (data.images, data.labels)}
+    trainer.fit(states(1), data, 8, key, **options)
+    # Three checkpoints that signals asked for have no score.
+    for at in (8, 16, 20):
+        with pytest.raises(Preempted):
+            trainer.fit(states(1), signalling(data, at), 40, key, **{**options, "every": 40})
+    (best,) = (tmp_path / "checkpoints").glob("*-step-8")
+    (best / "record.json").write_text("{}")
+    with pytest.warns(UserWarning, match=r"best states so far are lost.*step-8: record.json does not match"):
+        fitted = trainer.fit(states(1), data, 40, key, **{**options, "every": 40})
+    equal(fitted.best.step, np.full(1, 40, np.int32))
+    equal(fitted.states, trainer.fit(states(1), data, 40, key).states)
+
+
+def test_equal_scores_in_another_order_are_equal(data, tmp_path, monkeypatch):
+    """The mean over networks in float32 depends on their order; the best checkpoint must be that of the history."""
+    scores = iter([[0.1, 0.2, 0.6, 0.7], [0.7, 0.6, 0.2, 0.1], [0.6, 0.1, 0.7, 0.2]] * 2)
+    zeros = np.zeros(4, np.float32)
+    monkeypatch.setattr(run_module, "measure", lambda *_, **__: Score(zeros, np.array(next(scores), np.float32)))
+    trainer = Trainer(train_step(OPTIMIZER), batch_size=8, block=4)
+    trainer.fit(states(4), data, 12, jax.random.key(0), folder=tmp_path, every=4, validation=(data.images, data.labels))
+    assert Checkpoints(tmp_path / "checkpoints").best_step() == 4
+
+
+def test_running_averages_that_are_not_finite_end_the_run(data):
+    """The loss in training mode does not read them."""
+
+    class Broken(Regular):
+        def __call__(self, images):
+            logits = super().__call__(images)
+            self.norm.var[...] = jnp.full_like(self.norm.var[...], jnp.inf)
+            return logits
+
+    trainer = Trainer(train_step(OPTIMIZER), batch_size=8, block=4)
+    with pytest.raises(NonFiniteLossError, match="variable of network 0 is not finite after step 4"):
+        trainer.fit(ensemble(lambda rngs: Broken(0.0, rngs), OPTIMIZER, 1), data, 8, jax.random.key(0))
+
+
 def test_progress_bar_shows_loss_accuracy_and_rate(data, capfd):
     trainer = Trainer(train_step(OPTIMIZER), batch_size=8, block=4)
     trainer.fit(states([0]), data, 8, jax.random.key(0), progress="small net")
@@ -311,7 +412,14 @@ def test_predict_in_padded_batches_is_the_networks_own_answer(data):
     np.testing.assert_array_equal(predict(stacked, images, batch_size=25), expected)
     np.testing.assert_array_equal(predict(stacked, images, batch_size=16, layout=layout()), expected)
     assert predict(stacked, images[:0]).shape == (2, 0)
+    # States that lie on one device are moved to the layout's.
+    there = jax.device_put(states(2), jax.devices()[0])
+    np.testing.assert_array_equal(predict(there, images, batch_size=25, layout=layout(networks=2)), expected)
+    with pytest.raises(TypeError, match=r"images must be uint8, or float32.*got float64"):
+        predict(stacked, images.astype(np.float64))
+    spread = measure(stacked, images, data.labels, batch_size=25, layout=layout())
     score = measure(stacked, images, data.labels, batch_size=25)
+    np.testing.assert_allclose(spread, score, rtol=1e-5)
     np.testing.assert_allclose(score.accuracy, np.mean(np.array(expected) == data.labels[None], axis=1))
 
 
@@ -324,6 +432,8 @@ def test_predict_in_padded_batches_is_the_networks_own_answer(data):
         ({"steps": -1}, "0 or more"),
         ({"data": Resident(toy_set().images, toy_set().labels, [np.arange(60)])}, "one index array for each"),
         ({"data": Stream(source(), 4, seed=0)}, "trainer's, 8"),
+        ({"validation": (toy_set().images[:0], toy_set().labels[:0])}, "validation images must be"),
+        ({"validation": (toy_set().images, toy_set().labels - 1)}, "validation labels must be .* got -1"),
     ],
 )
 def test_fit_refuses(data, change, message):
@@ -333,6 +443,14 @@ def test_fit_refuses(data, change, message):
         trainer.fit(states(2), **arguments)
 
 
+def test_a_stream_needs_processes_that_hold_their_own_rows(monkeypatch):
+    """Networks on different processes: each would take its own part of the rows for the whole batch."""
+    stream, keys, spread = Stream(source(), 8, seed=0), jax.random.split(jax.random.key(0), 2), layout(networks=2)
+    monkeypatch.setattr(jax, "process_count", lambda: 8)
+    with pytest.raises(ValueError, match="networks must divide the 1 devices of a process, got 2"):
+        feed_of(stream, spread, keys, 8, 4)
+
+
 def test_trainer_refuses_bad_arguments(data):
     with pytest.raises(ValueError, match="at least 1"):
         Trainer(train_step(OPTIMIZER), batch_size=0)
@@ -340,6 +458,10 @@ def test_trainer_refuses_bad_arguments(data):
         Trainer(train_step(OPTIMIZER)).fit(states(1), data.images, 1, jax.random.key(0))
     with pytest.raises(ValueError, match="divisible by the 8 devices"):
         Trainer(train_step(OPTIMIZER), 12, layout=layout()).fit(states(1), data, 1, jax.random.key(0))
+    apart = states(2)
+    apart = dataclasses.replace(apart, step=jnp.array([0, 6], jnp.int32))
+    with pytest.raises(ValueError, match=r"one step, got states of steps \[0, 6\]"):
+        Trainer(train_step(OPTIMIZER)).fit(apart, data, 1, jax.random.key(0))
     with pytest.raises(ValueError, match="stacked"):
         Trainer(train_step(OPTIMIZER)).fit(create(Small(nnx.Rngs(0)), OPTIMIZER), data, 1, jax.random.key(0))
 

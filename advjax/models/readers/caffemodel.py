@@ -4,6 +4,7 @@ Written by hand because the wire format is a dozen lines, and Caffe's message cl
 shipped for five fields of hundreds. Field numbers: BVLC/caffe, src/caffe/proto/caffe.proto.
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ _DATA, _SHAPE, _DOUBLE_DATA = 5, 7, 8
 _LEGACY_SHAPE = (1, 2, 3, 4)
 # BlobShape
 _DIM = 1
+_MOST_SIDES = 32  # Caffe's own limit
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 Field = tuple[int, int, int | memoryview]
@@ -62,23 +64,27 @@ def _blobs(layer: memoryview, name_field: int, blob_field: int) -> Iterator[tupl
 
 
 def _blob(blob: memoryview) -> np.ndarray:
-    chunks: dict[int, list[np.ndarray]] = {_DATA: [], _DOUBLE_DATA: []}
+    data = {_DATA: bytearray(), _DOUBLE_DATA: bytearray()}
     legacy = dict.fromkeys(_LEGACY_SHAPE, 0)
     shape: list[int] | None = None
     for field, kind, value in _fields(blob):
-        if field in chunks:
-            dtype, single = ("<f4", _FIXED32) if field == _DATA else ("<f8", _FIXED64)
-            if kind not in (_BYTES, single) or len(_message(value)) % np.dtype(dtype).itemsize:
+        if field in data:
+            size, single = (4, _FIXED32) if field == _DATA else (8, _FIXED64)
+            if kind not in (_BYTES, single) or len(_message(value)) % size:
                 raise WeightsError("the numbers of a blob are cut")
-            chunks[field].append(np.frombuffer(_message(value), dtype))
+            data[field] += _message(value)
         elif field == _SHAPE:
-            shape = [dim for number, _, dims in _fields(_message(value)) if number == _DIM for dim in _varints(dims)]
+            packed = (numbers for number, _, numbers in _fields(_message(value)) if number == _DIM)
+            shape = list(itertools.islice((dim for numbers in packed for dim in _varints(numbers)), _MOST_SIDES + 1))
         elif field in legacy and kind == _VARINT and isinstance(value, int):
             legacy[field] = value
-    numbers = np.concatenate(chunks[_DATA] or chunks[_DOUBLE_DATA] or [np.zeros(0, np.float32)])
+    if all(data.values()):
+        raise WeightsError("a blob has numbers in both precisions")
+    used, dtype = (_DOUBLE_DATA, "<f8") if data[_DOUBLE_DATA] else (_DATA, "<f4")
+    numbers = np.frombuffer(bytes(data[used]), dtype)
     sides = tuple(legacy.values()) if shape is None else tuple(shape)
     # int64 as protobuf writes it: a negative number is one of 2^63 or more.
-    if any(not 0 < side < 2**63 for side in sides) or len(sides) > 32 or math.prod(sides) != numbers.size:
+    if any(not 0 < side < 2**63 for side in sides) or len(sides) > _MOST_SIDES or math.prod(sides) != numbers.size:
         raise WeightsError(f"a blob of {numbers.size} numbers has shape {sides}")
     if shape is None and sides[:2] == (1, 1):
         sides = sides[3:] if sides[2] == 1 else sides[2:]
@@ -119,14 +125,14 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
     raise WeightsError("no protobuf message: a number of more than 10 bytes")
 
 
-def _varints(packed: int | memoryview) -> list[int]:
+def _varints(packed: int | memoryview) -> Iterator[int]:
     if isinstance(packed, int):
-        return [packed]
-    values, position = [], 0
+        yield packed
+        return
+    position = 0
     while position < len(packed):
         value, position = _varint(packed, position)
-        values.append(value)
-    return values
+        yield value
 
 
 def _message(value: int | memoryview) -> memoryview:

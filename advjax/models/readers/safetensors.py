@@ -6,6 +6,7 @@ used: it takes the last of two tensors of one name in silence, and its NumPy hal
 
 import json
 import math
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -78,13 +79,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _entry(path: Path, name: str, entry: Any) -> tuple[np.dtype, tuple[int, ...], int, int]:
+    short = reprlib.repr(entry)
     try:
         dtype, shape, (begin, end) = _DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
     except (KeyError, TypeError, ValueError):
-        raise WeightsError(f"{path}: tensor {name!r} must have dtype, shape and data_offsets, got {entry!r}") from None
+        raise WeightsError(f"{path}: tensor {name!r} must have dtype, shape and data_offsets, got {short}") from None
     numbers = [*shape, begin, end]
     if any(type(number) is not int or not 0 <= number < 2**63 for number in numbers) or len(shape) > 32:
-        raise WeightsError(f"{path}: tensor {name!r} must have sizes and offsets of 0 or more, got {entry!r}")
+        raise WeightsError(f"{path}: tensor {name!r} must have sizes and offsets of 0 or more, got {short}")
     if end - begin != math.prod(shape) * dtype.itemsize or 0 in shape:
         raise WeightsError(f"{path}: tensor {name!r} of shape {shape} and {dtype} cannot have {end - begin} bytes")
     return dtype, shape, begin, end

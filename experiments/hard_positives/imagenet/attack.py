@@ -16,7 +16,7 @@ from experiments.hard_positives.imagenet.config import Config
 from experiments.hard_positives.imagenet.network import crop_of
 from experiments.store import Arrays, Store
 
-__all__ = ["COMPARED", "attack_all", "attack_photographs", "attacked", "read_kept", "read_records", "stages", "types"]
+__all__ = ["COMPARED", "attack_all", "attack_photographs", "read_kept", "read_records", "stages", "types"]
 
 # Attacks that are only compared with, in the order of the paper's Fig. 3; no hard positive is made by them.
 COMPARED: dict[str, Any] = {"FGS": fgs(), "FGV": fgv()}
@@ -45,25 +45,13 @@ def attack_all(config: Config, store: Store, images: ImageSet, chosen: Arrays, c
 def attack_photographs(
     config: Config, images: ImageSet, chosen: Arrays, classifier: Classifier, batch: np.ndarray
 ) -> Arrays:
-    """All attacks on the chosen photographs number `batch`, and of the images only the hard positives to keep.
-
-    Returns:
-        For each pair of photograph and type what `attacked` says of it, but its image; and for each hard positive
-        kept: image uint8 [n, H, W, 3]; record int32 [n], its place among the pairs.
-    """
-    pairs = attacked(config, images, chosen, classifier, batch)
-    similar = pairs["success"] & (pairs["score"] > config.threshold) & (pairs["kind"] >= len(COMPARED))
-    kept = np.flatnonzero(similar)
-    return {**pairs, "image": pairs["image"][kept], "record": kept.astype(np.int32)}
-
-
-def attacked(config: Config, images: ImageSet, chosen: Arrays, classifier: Classifier, batch: np.ndarray) -> Arrays:
     """All attacks on the chosen photographs number `batch`, at most `attack_batch` many.
 
     Returns:
-        For each pair of photograph and type: image uint8 [n, H, W, 3]; kind int32, the type's number; source int32,
-        the photograph's; success bool; prediction int32; score float32, PASS; l2 (per pixel) and linf float32, in grey
-        levels.
+        For each pair of photograph and type: kind int32, the type's number; source int32, the photograph's; success
+        bool; prediction int32; score float32, PASS; l2 (per pixel) and linf float32, in grey levels. For each hard
+        positive kept: image uint8 [n, H, W, 3]; record int32 [n], its place among the pairs. Of photograph 0, that of
+        Fig. 3, likewise: shown and shown_record.
     """
     pixels = images.take(chosen["row"][batch]).in_memory(crop_of(config)).images
     filled = np.resize(np.arange(len(batch)), config.attack_batch)
@@ -76,8 +64,17 @@ def attacked(config: Config, images: ImageSet, chosen: Arrays, classifier: Class
     hot = perturb(hot_cold(ranks=range(1, config.ranks + 1)), classifier, clean, labels)
     parts += [_columns(hot, len(COMPARED) + member, batch, member) for member in range(config.ranks)]
     pairs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    originals = np.tile(pixels, (len(parts), 1, 1, 1))
-    return {**pairs, "score": _scores(pairs["image"], originals, config.attack_batch)}
+    perturbed = pairs.pop("image")
+    pairs["score"] = _scores(perturbed, np.tile(pixels, (len(parts), 1, 1, 1)), config.attack_batch)
+    kept = pairs["success"] & (pairs["score"] > config.threshold) & (pairs["kind"] >= len(COMPARED))
+    record, shown = np.flatnonzero(kept), np.flatnonzero(pairs["source"] == 0)
+    return {
+        **pairs,
+        "image": perturbed[record],
+        "record": record.astype(np.int32),
+        "shown": perturbed[shown],
+        "shown_record": shown.astype(np.int32),
+    }
 
 
 def read_records(store: Store, names: list[str]) -> Arrays:

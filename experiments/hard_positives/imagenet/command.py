@@ -78,22 +78,20 @@ def configured(options: argparse.Namespace) -> tuple[Config, ImageSet, ImageSet 
     images = _open(options.images, "train", options)
     validation = None if options.validation is None else _open(options.validation, "validation", options)
     if validation is not None and config.own_labels:
-        raise ValueError(
-            "--validation needs --weights or --base-steps: a network that has learnt nothing has no labels"
-        )
+        raise ValueError("--validation needs --weights or --base-steps: a network without either knows no labels")
     if validation is not None and validation.classes != images.classes:
         raise ValueError("--validation must have the classes of --images, in the same order")
     if config.classes:
         drawn = images.draw_classes(config.classes, config.seed)
         if config.weights:
             # The classes keep the numbers by which the published network knows them.
-            images, validation = (_with_numbers(each, drawn.numbers) for each in (images, validation))
+            images = _of_labels(images, drawn.numbers)
+            validation = validation and _of_labels(validation, drawn.numbers)
         else:
             images, validation = drawn, validation and validation.of_classes(list(drawn.classes))
-    described = {"images": f"{images.name} {images.digest()}"}
-    if validation is not None:
-        described["validation"] = f"{validation.name} {validation.digest()}"
-    return dataclasses.replace(config, **described), images, validation
+    checked = "" if validation is None else f"{validation.name} {validation.digest()}"
+    config = dataclasses.replace(config, images=f"{images.name} {images.digest()}", validation=checked)
+    return config, images, validation
 
 
 def _open(name: str, split: str, options: argparse.Namespace) -> ImageSet:
@@ -108,5 +106,5 @@ def _open(name: str, split: str, options: argparse.Namespace) -> ImageSet:
     return images
 
 
-def _with_numbers(images: ImageSet | None, labels: tuple[int, ...]) -> ImageSet | None:
-    return None if images is None else images.take(np.flatnonzero(np.isin(images.labels, labels)))
+def _of_labels(images: ImageSet, labels: tuple[int, ...]) -> ImageSet:
+    return images.take(np.flatnonzero(np.isin(images.labels, labels)))

@@ -21,7 +21,7 @@ class Config:
         classes: so many classes of the images, drawn by the seed; 0: all.
         images_per_class: at most so many rightly classified images of a class are attacked.
         ranks: HC-1 ... HC-`ranks`.
-        compared: so many of these images are attacked by FGS and FGV too, to compare.
+        compared: so many of these images (up to whole batches) are attacked by FGS and FGV too, to compare.
         threshold: hard positives of a PASS above it are kept.
         base_steps: of training before all else, from random crops of the images; 0: none. Without weights and
             training there are no right answers, and the network's own ones stand in for the labels.
@@ -62,7 +62,7 @@ class Config:
     def __post_init__(self) -> None:
         if self.model not in NAMES:
             raise ValueError(f"model must be one of {', '.join(NAMES)}, got {self.model!r}")
-        least = {"seed": 0, "classes": 0, "base_steps": 0, "compared": 0}
+        least = {"seed": 0, "classes": 0, "base_steps": 0}
         for field in dataclasses.fields(self):
             value, minimum = getattr(self, field.name), least.get(field.name, 1)
             if type(value) is int and value < minimum:
@@ -78,6 +78,11 @@ class Config:
         return not self.weights and not self.base_steps
 
     @property
+    def headline(self) -> str:
+        """`provenance`, as the beginning of a sentence."""
+        return self.provenance[0].upper() + self.provenance[1:]
+
+    @property
     def provenance(self) -> str:
         """Where the weights come from, in words that every table and figure carries."""
         if self.weights:
@@ -91,10 +96,9 @@ PRESETS = {
     "quick": Config(
         preset="quick",
         model="resnet-small",
-        classes=40,
-        compared=40,
-        base_steps=400,
-        finetune_steps=100,
+        classes=24,
+        base_steps=100,
+        finetune_steps=60,
         batch_size=16,
         learning_rate=0.001,
         attack_batch=8,

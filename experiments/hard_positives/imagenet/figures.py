@@ -11,10 +11,11 @@ from experiments.hard_positives.imagenet.config import Config
 from experiments.hard_positives.imagenet.network import crop_of
 from experiments.store import Arrays, Store
 
-__all__ = ["captions", "draw", "example_of", "figure_types", "name_of"]
+__all__ = ["captions", "draw", "figure_types", "name_of"]
 
-_GOLDFISH = ("goldfish", "n01443537")
 _FIGURE_RANK = 13
+# The stage of photograph 0, which the figure shows.
+_FIRST = "attack/00000"
 # "perturbations are scaled by a factor of 10 with gray=no-change"
 _MAGNIFIED = 10
 
@@ -22,17 +23,6 @@ _MAGNIFIED = 10
 def figure_types(config: Config) -> tuple[str, ...]:
     """The types of Fig. 3: HC-13, or the highest rank there is."""
     return "FGS", "FGV", "HC-1", f"HC-{min(_FIGURE_RANK, config.ranks)}"
-
-
-def example_of(config: Config, images: ImageSet, chosen: Arrays, records: Arrays) -> int:
-    """The photograph of Fig. 3 among the chosen ones: the goldfish if it is there, else the one fooled most often."""
-    own = images.take(chosen["row"]).labels if len(images.classes) else chosen["label"]
-    fish = [place for place, label in enumerate(own) if images.classes[label] in _GOLDFISH]
-    if fish:
-        return fish[0]
-    compared = min(config.compared, len(own))
-    wins = np.bincount(records["source"], weights=records["success"], minlength=len(own))[: max(compared, 1)]
-    return int(wins.argmax())
 
 
 def name_of(config: Config, images: ImageSet, label: int) -> str:
@@ -43,11 +33,9 @@ def name_of(config: Config, images: ImageSet, label: int) -> str:
 
 def captions(config: Config, store: Store, images: ImageSet) -> dict[str, tuple[str, float, float, float, bool]]:
     """For each type of Fig. 3: the class, PASS, L2 per pixel, L∞, and whether it is adversarial with PASS enough."""
-    stored, found = store.read("example"), {}
+    stored, found = store.read(_FIRST), {}
     for name in figure_types(config):
-        place = _place(config, stored, name)
-        if place is None:
-            continue
+        place = stored["shown_record"][_shown(config, stored, name)]
         numbers = [float(stored[key][place]) for key in ("score", "l2", "linf")]
         works = bool(stored["success"][place]) and numbers[0] > config.threshold
         found[name] = (name_of(config, images, int(stored["prediction"][place])), *numbers, works)
@@ -63,21 +51,18 @@ def draw(config: Config, store: Store, images: ImageSet, chosen: Arrays, table: 
 
 
 def _fig3(config: Config, store: Store, images: ImageSet, chosen: Arrays) -> Any:
-    stored = store.read("example")
-    source = int(stored["source"][0])
-    clean = images.take(chosen["row"][[source]]).in_memory(crop_of(config)).images[0]
+    stored = store.read(_FIRST)
+    clean = images.take(chosen["row"][:1]).in_memory(crop_of(config)).images[0]
     pictures, changes = [clean / 255], [np.full(clean.shape, 0.5)]
-    above = [name_of(config, images, int(chosen["label"][source]))]
+    above = [name_of(config, images, int(chosen["label"][0]))]
     below = [f"perturbation x{_MAGNIFIED}"]
     for name, (answer, score, l2, linf, works) in captions(config, store, images).items():
-        image = stored["image"][_place(config, stored, name)]
+        image = stored["shown"][_shown(config, stored, name)]
         pictures.append(image / 255)
         changes.append(0.5 + _MAGNIFIED * (image.astype(float) - clean) / 255)
         above.append(f"{name}: {answer}" + ("" if works else "\n(fails)"))
         below.append(f"({score:.4f}, {l2:.2f}, {linf:.0f})")
-    title = (
-        f"Fig. 3 for {config.model}: (PASS, L2 per pixel, L∞). {config.provenance[0].upper()}{config.provenance[1:]}"
-    )
+    title = f"Fig. 3 for {config.model}: (PASS, L2 per pixel, L∞)\n{config.headline}"
     return image_rows({"image": pictures, "perturbation": changes}, [above, below], title=title)
 
 
@@ -87,11 +72,12 @@ def _types(config: Config, table: dict[str, Arrays]) -> Any:
         "mean PASS": np.array([each["score"] for each in table.values()]),
         f"success with PASS > {config.threshold:g}": np.array([each["similar"] for each in table.values()]),
     }
-    names = [name.removeprefix("HC-") for name in table]
-    title = f"{config.model}: {config.provenance}"
+    # One line lower every second word, or they would touch.
+    names = [name.replace("FGV", "\nFGV").replace("HC-", "") for name in table]
+    title = f"{config.model}\n{config.headline}"
     return curves(names, lines, xlabel="attack (numbers: HC-k)", ylabel="share, or PASS", title=title)
 
 
-def _place(config: Config, stored: Arrays, name: str) -> int | None:
-    places = np.flatnonzero(stored["kind"] == types(config).index(name))
-    return int(places[0]) if len(places) else None
+def _shown(config: Config, stored: Arrays, name: str) -> int:
+    """The place of a type's image of photograph 0 among those that the first stage stores."""
+    return int(np.flatnonzero(stored["kind"][stored["shown_record"]] == types(config).index(name))[0])

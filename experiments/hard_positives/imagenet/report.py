@@ -98,24 +98,24 @@ def _page(
     warning = (
         ""
         if config.weights
-        else f"**{config.provenance[0].upper()}{config.provenance[1:]}.** The run shows that every step works; none of "
+        else f"**{config.headline}.** The run shows that every step works; none of "
         "its figures says anything about the paper's.\n\n"
     )
-    source = int(store.read("example", "source")["source"][0])
-    example = name_of(config, images, int(chosen["label"][source]))
+    example = name_of(config, images, int(chosen["label"][0]))
     return "\n".join(
         [
             f"# Hard positives for {config.model} at ImageNet's size: preset `{config.preset}`, seed {config.seed}\n",
             warning + f"## Fig. 3: four attacks on one photograph ({example})\n",
             _figure_table(config, store, images),
-            "\n(PASS, L2 per pixel, L∞ in grey levels; an attack *fails* if the network is not fooled or PASS is not above "
-            f"{config.threshold:g}.)\n",
+            "\n(PASS, L2 per pixel, L∞ in grey levels; an attack *fails* if the network is not fooled or PASS is not "
+            f"above {config.threshold:g}.)\n",
             f"## What each type yields: {config.provenance}\n",
             _type_table(table),
             f"\nMeans are over successes; {kept:,} HC images are kept.\n",
             "## Fine-tuning on photographs and hard positives, mixed\n",
             _error_table(judged),
-            "\nThe paper, BVLC-GoogLeNet on ImageNet's validation set after fine-tuning: 30.552 % (top-1), 10.604 % (top-5).\n",
+            "\nThe paper, BVLC-GoogLeNet on ImageNet's validation set after fine-tuning: 30.552 % (top-1), 10.604 % "
+            "(top-5).\n",
             "## The two schedules\n",
             _schedule(config, images, chosen, int(store.read("tuned", "photographs")["photographs"]), kept),
             "",
@@ -166,19 +166,17 @@ def _percent(counts: np.ndarray) -> tuple[str, str]:
 
 def _schedule(config: Config, images: ImageSet, chosen: Arrays, photographs: int, kept: int) -> str:
     right = f"{int(chosen['right'])} of the {int(chosen['read'])} looked at"
+    attacked = f"{len(chosen['row']):,}: at most {config.images_per_class} a class"
     rows: list[tuple[str, Any, Any]] = [
         ("network", "BVLC-GoogLeNet (Fig. 3 also ResNet-152)", config.model),
         ("weights", "BVLC's release", config.provenance),
         ("photographs", "ImageNet's training set, 1.28 million, 1000 classes", _of_set(images)),
         ("labels", "ImageNet's", "the network's own answers" if config.own_labels else "the data set's"),
         ("rightly classified", "not stated", right),
-        (
-            "attacked",
-            "15 right ones of each class",
-            f"{len(chosen['row']):,}: at most {config.images_per_class} a class",
-        ),
+        ("attacked", "15 right ones of each class", attacked),
         ("hot/cold types", "HC-1 to HC-20", f"HC-1 to HC-{config.ranks}"),
         ("kept", "PASS > 0.99: about 250,000", f"PASS > {config.threshold:g}: {kept:,}"),
+        ("SSIM inside PASS", "windows not stated", "windows inside the image (valid)"),
         ("trained on", "those and 1.28 million center crops", f"those and {photographs:,} center crops"),
         ("fine-tuning", "500,000 steps of 80", f"{config.finetune_steps:,} steps of {config.batch_size}"),
         ("solver", "BVLC's", f"its quick_solver, rate {config.learning_rate:g}"),

@@ -3,15 +3,13 @@
 import os
 from functools import partial
 
-import numpy as np
 import optax
 
 from advjax.classifier import Classifier, from_nnx
 from advjax.data import ImageSet
 from advjax.training import TrainState, create, to_model
-from experiments.hard_positives.imagenet.attack import attack_all, attacked, read_kept, read_records, stages
+from experiments.hard_positives.imagenet.attack import attack_all, read_kept, stages
 from experiments.hard_positives.imagenet.config import Config
-from experiments.hard_positives.imagenet.figures import example_of
 from experiments.hard_positives.imagenet.network import base_network, make, quick_solver
 from experiments.hard_positives.imagenet.photographs import rightly_classified
 from experiments.hard_positives.imagenet.report import report
@@ -52,8 +50,6 @@ def run(
     chosen = store.read("chosen")
     attack_all(config, store, images, chosen, _classifier(base))
     names = stages(config, chosen)
-    place = np.array([example_of(config, images, chosen, read_records(store, names))])
-    store.ensure("example", partial(attacked, config, images, chosen, _classifier(base), place))
     positives, sources = read_kept(store, names)
     folder = store.root / "checkpoints"
     store.ensure("tuned", partial(finetune, config, base, images, chosen, positives, sources, folder))
@@ -65,10 +61,8 @@ def run(
 
 
 def _restored(config: Config, images: ImageSet, store: Store, name: str) -> TrainState:
-    state = create(make(config, len(images.classes)), optax.identity())
-    solved = quick_solver(config)
-    state = restored(state, store.read(name))
-    return create(to_model(state), solved)
+    template = create(make(config, len(images.classes)), optax.identity())
+    return create(to_model(restored(template, store.read(name))), quick_solver(config))
 
 
 def _classifier(state: TrainState) -> Classifier:

@@ -220,6 +220,13 @@ def test_hostile_safetensors_are_refused(tmp_path, content, match):
         read_safetensors(tmp_path / "weights.safetensors")
 
 
+def test_a_long_entry_is_not_quoted_in_full(tmp_path):
+    (tmp_path / "weights.safetensors").write_bytes(_safetensors({"a": {"dtype": "F99", "shape": [0] * 10**6}}))
+    with pytest.raises(WeightsError) as caught:
+        read_safetensors(tmp_path / "weights.safetensors")
+    assert len(str(caught.value)) < 1000
+
+
 def _field(number, kind, payload):
     return bytes([number << 3 | kind]) + payload
 
@@ -254,6 +261,7 @@ def _net(blob):
         (_net(_bytes_field(5, b"1234") + _bytes_field(7, _field(1, 0, b"\x01") * 40)), "a blob of 1 numbers"),
         (_net(_bytes_field(5, b"1234") + _bytes_field(7, _field(1, 0, b"\x01"))) * 2, r"blob fc\[0\] comes twice"),
         (_field(2, 0, b"\x01"), "a number where a message belongs"),
+        (_net(_bytes_field(5, b"1234") + _bytes_field(8, b"12345678")), "numbers in both precisions"),
     ],
 )
 def test_hostile_caffemodels_are_refused(tmp_path, content, match):
