@@ -102,6 +102,7 @@ def test_every_configuration_says_where_its_weights_come_from():
     assert "trained here for 100 steps on these few photographs: not the paper's" in PRESETS["quick"].provenance
     assert not read.own_labels
     assert not PRESETS["quick"].own_labels
+    assert (read.cold, PRESETS["quick"].cold, PRESETS["paper"].cold) == ("paper", "paper", "abs")
 
 
 @pytest.mark.parametrize(
@@ -210,7 +211,7 @@ def test_classes_of_a_published_network_keep_their_numbers(folder, tmp_path):
 
 def test_what_does_not_fit_together_is_refused(folder, tmp_path):
     (tmp_path / "w.safetensors").write_bytes(b"weights")
-    with pytest.raises(ValueError, match=r"must be ImageNet's: 1000 class folders.* got 4 class folders"):
+    with pytest.raises(ValueError, match=r"must be ImageNet's: 1000 class folders.* got 4 classes"):
         configured(options(folder, "--weights", tmp_path / "w.safetensors"))
     with pytest.raises(ValueError, match="a network without either knows no labels"):
         configured(options(folder, "--validation", folder, "--base-steps", 0))

@@ -61,7 +61,7 @@ def attack_photographs(
         _columns(perturb(attack, classifier, clean, labels), kind, batch, None)
         for kind, attack in enumerate(compared.values())
     ]
-    hot = perturb(hot_cold(ranks=range(1, config.ranks + 1)), classifier, clean, labels)
+    hot = perturb(hot_cold(ranks=range(1, config.ranks + 1), cold=config.cold), classifier, clean, labels)
     parts += [_columns(hot, len(COMPARED) + member, batch, member) for member in range(config.ranks)]
     pairs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     perturbed = pairs.pop("image")

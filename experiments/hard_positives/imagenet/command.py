@@ -98,10 +98,11 @@ def _open(name: str, split: str, options: argparse.Namespace) -> ImageSet:
     if name == _TFDS:
         return imagenet(split, data_dir=options.data_dir)
     images = image_folder(name)
-    if options.weights and len(images.classes) != _OUTPUTS and not (pathlib.Path(name) / "labels.csv").exists():
+    numbered = (pathlib.Path(name) / "labels.csv").exists() and len(images.classes) <= _OUTPUTS
+    if options.weights and len(images.classes) != _OUTPUTS and not numbered:
         raise ValueError(
             f"with --weights the labels of {name} must be ImageNet's: {_OUTPUTS} class folders, or a labels.csv with "
-            f"their numbers, got {len(images.classes)} class folders"
+            f"their numbers, got {len(images.classes)} classes"
         )
     return images
 

@@ -1,6 +1,7 @@
 """What a run on ImageNet is: every choice is a field here, and is written beside the results."""
 
 import dataclasses
+from typing import Literal
 
 from experiments.hard_positives.imagenet.network import NAMES
 
@@ -76,6 +77,11 @@ class Config:
     def own_labels(self) -> bool:
         """Whether the network's own answers stand in for the labels: it has learnt none."""
         return not self.weights and not self.base_steps
+
+    @property
+    def cold(self) -> Literal["paper", "abs"]:
+        """The cold value: eq. 7's -h_y, which heats the class if h_y < 0, as it often is where nothing was learnt."""
+        return "abs" if self.own_labels else "paper"
 
     @property
     def headline(self) -> str:

@@ -175,6 +175,11 @@ def _schedule(config: Config, images: ImageSet, chosen: Arrays, photographs: int
         ("rightly classified", "not stated", right),
         ("attacked", "15 right ones of each class", attacked),
         ("hot/cold types", "HC-1 to HC-20", f"HC-1 to HC-{config.ranks}"),
+        (
+            "cold value",
+            "-h_y (eq. 7)",
+            "-h_y (eq. 7)" if config.cold == "paper" else "-|h_y|, since h_y may be negative",
+        ),
         ("kept", "PASS > 0.99: about 250,000", f"PASS > {config.threshold:g}: {kept:,}"),
         ("SSIM inside PASS", "windows not stated", "windows inside the image (valid)"),
         ("trained on", "those and 1.28 million center crops", f"those and {photographs:,} center crops"),
