@@ -41,6 +41,8 @@ def train_network(config: Config, part: Part, name: str, train: Images, test: Im
         folder=folder,
         every=per_epoch,
         config=json.loads(json.dumps(dataclasses.asdict(part))),
+        # For the curve of Fig. 5 alone, as the paper draws it: every network trains to the last epoch, and its last
+        # weights are the ones judged. Nothing is chosen by this.
         validation=(test.images, test.labels),
         progress=f"{part.data}, {name}",
     )
