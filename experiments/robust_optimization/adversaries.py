@@ -80,8 +80,8 @@ def calibrated_radius(part: Part, baseline: Classifier, test: Images, batch: int
 def on_the_grid(images: np.ndarray) -> np.ndarray:
     """Clipped to [0, 1] and rounded to 8 bits, as an image file would hold them.
 
-    >>> on_the_grid(np.array([-0.2, 0.5, 1.3])).round(4).tolist()
-    [0.0, 0.502, 1.0]
+    >>> (on_the_grid(np.array([-0.2, 0.5, 1.3])) * 255).round().tolist()
+    [0.0, 128.0, 255.0]
     """
     return (np.round(np.clip(images, 0, 1) * 255) / 255).astype(np.float32)
 
