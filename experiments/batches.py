@@ -18,7 +18,7 @@ def logits_of(classifier: Classifier, images: np.ndarray, batch: int = 500) -> n
     """Logits float32 [N, K] of images [N, H, W, C], uint8 or float32; float values may leave [0, 1].
 
     >>> from advjax.classifier import from_function
-    >>> mean = from_function(lambda w, x: x.mean((1, 2, 3))[:, None] * w, jnp.ones(2))
+    >>> mean = from_function(lambda w, x: x.mean((1, 2, 3))[:, None] * w, jnp.ones((1, 2)))
     >>> logits_of(mean, np.full((3, 2, 2, 1), 255, np.uint8), batch=2).shape
     (3, 2)
     """

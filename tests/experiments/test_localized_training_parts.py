@@ -11,7 +11,8 @@ from scipy import ndimage
 from advjax.attacks import perturb
 from advjax.classifier import from_function
 from advjax.data import load, to_float
-from experiments.localized_training.config import ADVERSARIAL, INPUTS, MODELS, PRESETS, Config, attack, region
+from experiments.localized_training.config import ADVERSARIAL, INPUTS, MODELS, PRESETS, STRONG, Config, attack, region
+from experiments.localized_training.judge import judge_strongly
 from experiments.localized_training.paper import LOSSES
 from experiments.localized_training.table import (
     accuracy_table,
@@ -64,6 +65,20 @@ def test_attacks_change_their_region_alone_by_at_most_epsilon(name, localize, di
         assert not own[~allowed].any()
         assert np.abs(own[allowed]).max() <= 0.3 + 1e-6
         assert own[allowed].any()
+
+
+def test_apgd_and_square_are_run_beside_pgd():
+    weights = jax.random.normal(jax.random.key(0), (784, 10))
+    classifier = from_function(lambda w, x: x.reshape(x.shape[0], -1) @ w, weights)
+    test = load("digits", "test[:12]")
+    labels = np.asarray(classifier(to_float(test.images)).argmax(-1), np.int32)
+    config = dataclasses.replace(TINY, strong_images=8, apgd_steps=3, square_queries=5, attack_batch=8)
+    found = judge_strongly(config, classifier, dataclasses.replace(test, labels=labels))
+    assert list(found) == ["clean", *STRONG]
+    assert found["clean"].all()
+    assert all(right.shape == (8,) for right in found.values())
+    assert not found["apgd-dlr"].any()
+    assert not worst(found).any()
 
 
 def test_training_attacks_have_their_own_schedule():
