@@ -140,7 +140,14 @@ def test_the_colour_half_runs(rng, tmp_path, monkeypatch):
     }
     monkeypatch.setattr(preprocess, "load", lambda name, split, data_dir: sets[split])
     part = dataclasses.replace(
-        PRESETS["paper"].parts[1], epochs=1, batch_size=8, epsilons=(0.0, 0.5), test_images=8, pgd_images=4
+        PRESETS["paper"].parts[1],
+        norms=("linf",),
+        radii=(0.02,),
+        epochs=1,
+        batch_size=8,
+        epsilons=(0.0, 0.5),
+        test_images=8,
+        pgd_images=4,
     )
     summary = run(Config("tiny", (part,), attack_batch=8), tmp_path / "out")
     assert "CIFAR-10 (JPEG copies): baseline" in summary
