@@ -99,6 +99,7 @@ def ensemble_cost(data: Resident, repeats: int) -> list[str]:
         "|---|---|---|",
         *(f"| {name} | {ms:.2f} | {found['alone'] / ms:.2f}x |" for name, ms in found.items()),
         "",
+        f"Blocks of {ENSEMBLE_STEPS} steps, so that the start of each call weighs in `alone`.",
         "`alone`: nine calls of `fit` with one network. `as shipped`: one call with nine (in turn on a CPU, `vmap` on",
         "an accelerator, where the bar is 3x). `vmap`: one call, side by side whatever the backend.",
         "",
