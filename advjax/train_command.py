@@ -115,6 +115,8 @@ def _attack(options: argparse.Namespace) -> Any:
 
     if options.attack == "none":
         return None
+    if not options.epsilon >= 0:
+        raise ValueError(f"--epsilon must not be negative or NaN, got {options.epsilon}")
     if options.attack == "pgd":
         if options.attack_steps < 1:
             raise ValueError(f"--attack-steps must be at least 1, got {options.attack_steps}")
