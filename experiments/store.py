@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 import advjax
+from advjax.files import write_text, write_whole
 
 __all__ = ["Arrays", "Store", "fingerprint", "hardware", "open_store", "versions"]
 
@@ -44,13 +45,13 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         # A file object, because NumPy would append ".npz" to the temporary name; `Any`: keys are argument names.
         content: Any = arrays
-        _write_whole(path, lambda file: np.savez(file, **content))
+        write_whole(path, lambda file: np.savez(file, **content))
         marker = {
             "fingerprint": self.fingerprint,
             "seconds": round(time.perf_counter() - start, 2),
             "finished": _now(),
         }
-        _write_whole(self._path(name, ".json"), lambda file: file.write(json.dumps(marker).encode()))
+        write_text(self._path(name, ".json"), json.dumps(marker))
 
     def read(self, name: str, *keys: str) -> Arrays:
         """The named arrays of a finished stage, or all of them."""
@@ -67,7 +68,7 @@ class Store:
 
     def write_text(self, name: str, text: str) -> None:
         """Writes a file of the report, whole or not at all."""
-        _write_whole(self.root / name, lambda file: file.write(text.encode()))
+        write_text(self.root / name, text)
 
     def write_config(self, config: Any, **more: Any) -> None:
         """`config.json`: the configuration, the machine, the versions, and `more`."""
@@ -120,15 +121,6 @@ def _check_same(old: dict[str, Any], config: Any, path: pathlib.Path) -> None:
             f"the output folder {path} holds a run of another configuration ({'; '.join(changed)}). "
             "Choose another with --out, or remove that one."
         )
-
-
-def _write_whole(path: pathlib.Path, write: Callable[[Any], Any]) -> None:
-    temporary = path.with_name(path.name + ".partial")
-    with open(temporary, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _now() -> str:

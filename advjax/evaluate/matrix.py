@@ -14,8 +14,9 @@ from advjax.evaluate.batches import Batches, make_batches
 from advjax.evaluate.cell import CLEAN, Cell, merge_runs
 from advjax.evaluate.checks import check_attacks, check_key, check_models, check_pass
 from advjax.evaluate.report import Report
-from advjax.evaluate.store import digest, open_chunks, write_whole
+from advjax.evaluate.store import digest, open_chunks
 from advjax.evaluate.stream import Stream, is_random, progress_bar
+from advjax.files import write_text
 
 __all__ = ["evaluate"]
 
@@ -93,8 +94,7 @@ def evaluate(
         stream = Stream(batches, key, chunks, pass_scores, advance)
         report = Report(tuple(_cells(stream, models, attacks, restarts, transfer)))
     if folder is not None:
-        content = report.to_json().encode()
-        write_whole(pathlib.Path(folder) / "report.json", lambda file: file.write(content))
+        write_text(pathlib.Path(folder) / "report.json", report.to_json())
     return report
 
 

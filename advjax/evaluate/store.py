@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import advjax
+from advjax.files import write_text, write_whole
 
-__all__ = ["Chunks", "digest", "open_chunks", "write_whole"]
+__all__ = ["Chunks", "digest", "open_chunks"]
 
 Arrays = dict[str, np.ndarray]
 
@@ -61,7 +62,7 @@ def open_chunks(folder: str | os.PathLike[str] | None, configuration: Mapping[st
                 "Choose another folder, or remove that one."
             )
     else:
-        write_whole(path, lambda file: file.write((json.dumps(wanted, indent=2) + "\n").encode()))
+        write_text(path, json.dumps(wanted, indent=2) + "\n")
     return Chunks(root)
 
 
@@ -81,13 +82,3 @@ def _numbers(leaf: Any) -> np.ndarray:
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     return np.asarray(leaf)
-
-
-def write_whole(path: pathlib.Path, write: Callable[[Any], Any]) -> None:
-    """Calls `write` with a file that takes the place of `path` at once, when all of it is on the disk."""
-    temporary = path.with_name(path.name + ".partial")
-    with open(temporary, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
