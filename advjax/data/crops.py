@@ -5,12 +5,14 @@ torchvision. Pillow is imported by the first call.
 """
 
 import dataclasses
-import io
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+from advjax.data.pictures import read_picture
 
 __all__ = ["CenterCrop", "RandomCrop", "center_crop", "decode", "flip", "random_box", "resize", "resize_shorter"]
 
@@ -96,30 +98,31 @@ class RandomCrop:
 
 
 def decode(encoded: bytes, name: str) -> np.ndarray:
-    """The pixels uint8 [H, W, 3] of a JPEG, PNG or other file that Pillow reads; grey, palette and CMYK become RGB.
+    """The pixels uint8 [H, W, 3] of a JPEG, PNG or other file that Pillow reads, upright by its EXIF orientation.
+
+    Grey, palette, CMYK, YCbCr and LAB become RGB. 16-bit grey and floats in [0, 1] are scaled to 8 bits (value * 255 /
+    65535, or * 255, rounded); of 16-bit color Pillow gives the upper 8 bits, less than a level below. Transparency is
+    dropped, the color stored below it stays, as in torchvision. Of an animation or several pages the first picture is
+    taken, which a warning says once.
 
     Args:
         encoded: the file's content.
         name: what the error calls it.
 
     Raises:
-        ValueError: the content is no whole image.
+        ValueError: the content is no whole image, or of a kind without right 8-bit values; see
+            `advjax.data.pictures.read_picture`.
 
     >>> decode(b"nothing", "a.jpg")
     Traceback (most recent call last):
     ...
     ValueError: a.jpg is no readable image: cannot identify it as one
     """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(io.BytesIO(encoded)) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{name} is no readable image: cannot identify it as one") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        # What Pillow raises for a damaged file depends on the format and on where the damage is.
-        raise ValueError(f"{name} is no readable image: {error}") from error
+    picture = read_picture(encoded, name)
+    if picture.several:
+        # The same words for every file: Python then shows them once.
+        warnings.warn("there are files of several pictures (animations, pages): the first is taken", stacklevel=2)
+    return picture.rgb8()
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
