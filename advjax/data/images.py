@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,6 +37,7 @@ class ImageSet:
         source: where the images come from.
         rows: int64 [N], the rows of the source that the set holds.
         numbers: for each label, the number that this class has in the source; labels are 0..len(classes)-1.
+        skipped: what the source left out of a folder: paths by reason.
     """
 
     name: str
@@ -44,6 +45,7 @@ class ImageSet:
     source: Encoded
     rows: np.ndarray
     numbers: tuple[int, ...]
+    skipped: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)

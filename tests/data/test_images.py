@@ -105,6 +105,71 @@ def test_take_keeps_labels_and_the_digest_tells_sets_apart(folder):
     assert image_folder(folder).digest() == images.digest()
 
 
+def test_files_are_taken_as_torchvision_does_and_hidden_ones_are_not(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for number in (50, 51):
+        picture(number).save(elsewhere / f"{number}.PNG")
+    picture(4).convert("L").save(folder / "ant" / "4.pgm")
+    (folder / "ant" / "deeper").mkdir()
+    picture(5).save(folder / "ant" / "deeper" / "0.ppm")
+    (folder / "eel").symlink_to(elsewhere, target_is_directory=True)
+    (folder / "dog" / "9.png").symlink_to(elsewhere / "50.PNG")
+    # What macOS and Jupyter leave behind is no picture, whatever its name says.
+    for hidden in (".ipynb_checkpoints", "__MACOSX"):
+        (folder / hidden).mkdir()
+        picture(99).save(folder / hidden / "0.png")
+    (folder / "bee" / "._0.png").write_bytes(b"resource fork")
+    (folder / "bee" / ".ipynb_checkpoints").mkdir()
+    picture(99).save(folder / "bee" / ".ipynb_checkpoints" / "0-checkpoint.png")
+    images = image_folder(folder)
+    assert images.classes == ("ant", "bee", "cow", "dog", "eel")
+    greys = images.in_memory(CROP).images[:, 0, 0, 0]
+    np.testing.assert_array_equal(greys, [0, 1, 2, 4, 5, 10, 20, 21, 22, 23, 30, 31, 50, 50, 51])
+    hidden = images.take(np.array([1])).skipped["hidden, or of the system"]
+    assert hidden == (".ipynb_checkpoints", "__MACOSX", "bee/._0.png", "bee/.ipynb_checkpoints")
+    assert images.skipped["of a suffix that is not read"] == ("README.txt", "ant/notes.txt")
+
+
+def test_what_may_be_a_picture_is_not_left_out_unsaid(folder):
+    picture(9).save(folder / "beside.png")
+    picture(9).save(folder / "cow" / "9.tga")
+    (folder / "cow" / "gone.png").symlink_to(folder / "nowhere.png")
+    (folder / "cow" / "round").symlink_to(folder, target_is_directory=True)
+    (folder / "again").symlink_to(folder, target_is_directory=True)
+    with pytest.warns(UserWarning, match="left out") as said:
+        images = image_folder(folder)
+    assert len(images) == 10
+    (words,) = (str(each.message) for each in said)
+    for part in (
+        "1 of a suffix that is not read (such as cow/9.tga)",
+        "1 broken links, or no files (such as cow/gone.png)",
+        "2 links back into a folder that they lie in (such as again)",
+        "1 pictures beside the class folders (such as beside.png)",
+    ):
+        assert part in words
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_one(folder, monkeypatch):
+    def denied(path):
+        if str(path).endswith("cow"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(PermissionError, match="cow"):
+        image_folder(folder)
+
+
+def test_tables_with_a_mark_or_in_another_encoding(tmp_path):
+    picture(1).save(tmp_path / "a.png")
+    (tmp_path / "labels.csv").write_text("\ufefffile,label,name\na.png,1,\u00e9land\n", encoding="utf-8")
+    assert image_folder(tmp_path).classes == ("", "\u00e9land")
+    (tmp_path / "labels.csv").write_text("file,label,name\na.png,1,\u00e9land\n", encoding="latin-1")
+    with pytest.raises(ValueError, match=r"labels\.csv must be UTF-8 text"):
+        image_folder(tmp_path)
+
+
 def test_a_truncated_file_is_named(folder):
     path = folder / "cow" / "2.png"
     path.write_bytes(path.read_bytes()[:60])
