@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
+from advjax.entropy import cross_entropies
 from advjax.models.blocks import HE_FAN_OUT, IMAGENET_MEAN, IMAGENET_STD, conv, normalize
 from advjax.models.counting import abstract
 from advjax.models.layers import avg_pool, batch_norm, check_images, fan_in_uniform
@@ -274,8 +274,7 @@ def condense_loss(model: CondenseNet, images: jax.Array, labels: jax.Array) -> t
     ((2,), (2, 10))
     """
     logits = model(images)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return losses + 1e-5 * group_lasso(model), logits
+    return cross_entropies(logits, labels) + 1e-5 * group_lasso(model), logits
 
 
 def convert(model: CondenseNet) -> CondensedNet:

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 from advjax.data.pipeline import padded
 from advjax.data.transforms import to_float
+from advjax.entropy import cross_entropies
 from advjax.training.networks import over_networks
 from advjax.training.sharding import Layout, default_layout
 from advjax.training.state import TrainState
@@ -34,6 +34,7 @@ def predict(
     The images, uint8 or float32 in [0, 1], are read in batches of one size, the last one padded: one program for any
     N. With a layout of several devices the batches, filled up to a multiple of them, are divided over them.
 
+    >>> import optax
     >>> from advjax.training import create, stack
     >>> network = nnx.Sequential(lambda x: x.reshape(x.shape[0], -1), nnx.Linear(4, 2, rngs=nnx.Rngs(0)))
     >>> predict(stack([create(network, optax.sgd(0.1))]), np.zeros((3, 2, 2, 1), np.uint8)).shape
@@ -54,6 +55,7 @@ def measure(
 ) -> Score:
     """The mean cross-entropy and accuracy of S stacked networks on images as for `predict` with labels int32 [N].
 
+    >>> import optax
     >>> from advjax.training import create, stack
     >>> network = nnx.Sequential(lambda x: x.reshape(x.shape[0], -1), nnx.Linear(4, 2, rngs=nnx.Rngs(0)))
     >>> states = stack([create(network, optax.sgd(0.1))])
@@ -106,8 +108,7 @@ def _answers(
         model = nnx.merge(graphdef, params, rest, copy=True)
         model.eval()
         logits = model(pixels)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return losses, jnp.argmax(logits, -1).astype(jnp.int32)
+        return cross_entropies(logits, labels), jnp.argmax(logits, -1).astype(jnp.int32)
 
     # Whole on every device, so that every process can read them.
     return layout.constrain(over_networks(one, layout, params, rest), layout.replicated)

@@ -12,6 +12,7 @@ from advjax.attacks import Stack, perturb
 from advjax.attacks.perturb import IMAGE_AXIS
 from advjax.classifier import Classifier, from_nnx
 from advjax.data.transforms import to_float
+from advjax.entropy import cross_entropies, widened
 from advjax.training.state import TrainState, to_model
 from advjax.value import static, value
 
@@ -40,12 +41,14 @@ Loss: TypeAlias = Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Arr
 def cross_entropy(model: Any, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The losses [B] `-log softmax(h(x))_y` of images [B, H, W, C] with labels [B], and the logits h [B, K].
 
+    The losses are float32 for a network in half precision too, computed from its logits as they are.
+
     >>> losses, logits = cross_entropy(lambda x: x.reshape(1, 2), jnp.zeros((1, 1, 1, 2)), jnp.array([0]))
     >>> losses.tolist()
     [0.6931471824645996]
     """
     logits = model(images)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels), logits
+    return cross_entropies(logits, labels), logits
 
 
 def train_step(
@@ -72,7 +75,9 @@ def train_step(
 
     Args:
         optimizer: an optax transformation; its state must have been made by `create` with the same one.
-        loss: `(model, images, labels) -> (losses [B], logits [B, K])`, the model in training mode.
+        loss: `(model, images, labels) -> (losses [B], logits [B, K])`, the model in training mode. Its images are
+            float32; what the model makes of them comes as it is: of a network in bfloat16, `loss` should widen the
+            logits before it takes exponentials, as `cross_entropy` does.
         attack: an attack, as for `perturb`; None trains on the images as they are.
         mix: the weight of the clean images' loss beside that of the attacked ones, in [0, 1).
         attack_mode: "eval" attacks the network as it will be used; "train" attacks it in training mode, with the
@@ -145,6 +150,7 @@ def _forward(
     # Devices that share a step draw different masks for their different images.
     _reseed(model, key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name)))
     losses, logits = loss(model, images, labels)
+    losses = widened(losses)  # their sum needs more digits than each of them
     moved = nnx.state(model, nnx.Not(nnx.Any(nnx.Param, nnx.RngState)))
     return losses, logits, nnx.merge_state(rest, moved)
 

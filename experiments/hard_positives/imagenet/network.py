@@ -12,6 +12,7 @@ import optax
 from flax import nnx
 
 from advjax.data import CenterCrop, ImageSet, RandomCrop, Stream, to_float
+from advjax.entropy import cross_entropies
 from advjax.models.registry import NETWORKS, Network
 from advjax.models.resnet import ResNet
 from advjax.models.weights import load_weights
@@ -91,7 +92,7 @@ def with_heads(weight: float) -> Loss:
             return x
 
         logits = model(images, tap)
-        entropy = partial(optax.softmax_cross_entropy_with_integer_labels, labels=labels)
+        entropy = partial(cross_entropies, labels=labels)
         losses = entropy(logits)
         for head in heads:
             losses = losses + weight * entropy(head)
