@@ -1,24 +1,29 @@
 """advjax: an image goes in, a certified perturbation of it comes out, is scored as a person would score it."""
 
-from advjax.attacks import (
-    Failure,
-    Perturbation,
-    apgd,
-    fgs,
-    fgv,
-    hard_positive,
-    hot_cold,
-    hot_cold_sign,
-    lbfgs,
-    localized_pgd,
-    perturb,
-    pgd,
-    square,
-    stack,
-    steepest,
-    targeted,
-)
-from advjax.classifier import Classifier, from_function, from_linen, from_nnx
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from advjax.attacks import (
+        Failure,
+        Perturbation,
+        apgd,
+        fgs,
+        fgv,
+        hard_positive,
+        hot_cold,
+        hot_cold_sign,
+        lbfgs,
+        localized_pgd,
+        perturb,
+        pgd,
+        square,
+        stack,
+        steepest,
+        targeted,
+    )
+    from advjax.classifier import Classifier, from_function, from_linen, from_nnx
 
 __version__ = "0.1.0"
 
@@ -44,3 +49,20 @@ __all__ = [
     "steepest",
     "targeted",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a name when it is first asked for: `advjax --help`, or Ctrl-C, need not wait for JAX."""
+    if name in __all__:
+        for module in ("advjax.attacks", "advjax.classifier"):
+            found = importlib.import_module(module)
+            if name in found.__all__:
+                globals()[name] = getattr(found, name)
+                return globals()[name]
+    if not name.startswith("_") and importlib.util.find_spec(f"advjax.{name}") is not None:
+        return importlib.import_module(f"advjax.{name}")
+    raise AttributeError(f"module 'advjax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

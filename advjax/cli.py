@@ -10,9 +10,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+import advjax
 from advjax import train_command
+from advjax.command import command
 
-__all__ = ["main"]
+__all__ = ["main", "parse", "run"]
 
 _SMALLEST_SIDE = 11  # of SSIM's window
 _COLUMNS = (
@@ -28,7 +30,13 @@ _COLUMNS = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; a bad file ends it with one line on stderr and exit code 2."""
+    run(parse(arguments))
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of a command line."""
     parser = argparse.ArgumentParser(prog="advjax", description="Adversarial perturbations and their scores.")
+    parser.add_argument("--version", action="version", version=f"advjax {advjax.__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     score = commands.add_parser(
         "score",
@@ -50,20 +58,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     train_command.add_arguments(train)
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Runs the command that the options say."""
     if options.command == "train":
-        _train(options)
+        with command("advjax", interrupted="the same command goes on from the newest checkpoint, if there is one"):
+            train_command.train(options)
     else:
         _score(options)
-
-
-def _train(options: argparse.Namespace) -> None:
-    from advjax.training import CheckpointError, NonFiniteLossError
-
-    try:
-        train_command.train(options)
-    except (ValueError, TypeError, ImportError, OSError, CheckpointError, NonFiniteLossError) as error:
-        _fail(str(error))
 
 
 def _score(options: argparse.Namespace) -> None:

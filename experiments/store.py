@@ -17,6 +17,7 @@ import numpy as np
 
 import advjax
 from advjax.files import write_text, write_whole
+from advjax.lock import FolderInUseError, FolderLock
 
 __all__ = ["Arrays", "Store", "fingerprint", "hardware", "open_store", "versions"]
 
@@ -25,10 +26,14 @@ Arrays = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Store:
-    """A folder of finished stages of one configuration: `stages/<name>.npz`, marked as done by `<name>.json`."""
+    """A folder of finished stages of one configuration: `stages/<name>.npz`, marked as done by `<name>.json`.
+
+    While the store that `open_store` gave lives, no other process can open one in its folder.
+    """
 
     root: pathlib.Path
     fingerprint: str
+    lock: FolderLock | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def done(self, name: str) -> bool:
         """Whether the stage was finished, by this configuration."""
@@ -97,17 +102,19 @@ def open_store(root: str | os.PathLike[str], config: Any) -> Store:
 
     Raises:
         ValueError: the folder holds a run of another configuration.
+        FolderInUseError: another process has it open.
         OSError: the folder cannot be made or written to.
     """
     path = pathlib.Path(root)
-    store = Store(path, fingerprint(config))
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        store = Store(path, fingerprint(config), FolderLock(path))
         existing = path / "config.json"
         if existing.exists():
             _check_same(json.loads(existing.read_text())["config"], config, path)
         else:
             store.write_config(config)
+    except FolderInUseError:
+        raise
     except OSError as error:
         raise OSError(f"cannot write to the output folder {path}: {error}. Choose another with --out.") from error
     return store

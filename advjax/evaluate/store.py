@@ -15,6 +15,7 @@ import numpy as np
 
 import advjax
 from advjax.files import write_text, write_whole
+from advjax.lock import FolderLock
 
 __all__ = ["Chunks", "digest", "open_chunks"]
 
@@ -23,9 +24,10 @@ Arrays = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Chunks:
-    """Finished chunks in the folder `root`; without one nothing is kept."""
+    """Finished chunks in the folder `root`, which is held for this process; without one nothing is kept."""
 
     root: pathlib.Path | None
+    lock: FolderLock | None = None
 
     def ensure(self, name: str, compute: Callable[[], Arrays]) -> Arrays:
         """The chunk's arrays: those stored, or else what `compute` returns, which is then stored."""
@@ -45,11 +47,12 @@ def open_chunks(folder: str | os.PathLike[str] | None, configuration: Mapping[st
 
     Raises:
       ValueError: the folder holds chunks of another configuration; the message names what differs.
+      FolderInUseError: another process evaluates in it.
     """
     if folder is None:
         return Chunks(None)
     root = pathlib.Path(folder)
-    root.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(root)
     wanted = {**configuration, "versions": {"advjax": advjax.__version__, "jax": jax.__version__}}
     path = root / "evaluation.json"
     if path.exists():
@@ -63,7 +66,7 @@ def open_chunks(folder: str | os.PathLike[str] | None, configuration: Mapping[st
             )
     else:
         write_text(path, json.dumps(wanted, indent=2) + "\n")
-    return Chunks(root)
+    return Chunks(root, lock)
 
 
 def digest(*parts: Any) -> str:

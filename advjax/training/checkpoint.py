@@ -23,9 +23,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from advjax.command import ExplainedError
 from advjax.training import checkpoint_files as files
 
-__all__ = ["Checkpoints", "Restored", "CheckpointError"]
+__all__ = ["Checkpoints", "Restored", "CheckpointError", "agree"]
 
 _ARRAYS = "arrays"
 _BARRIER_MS = 20 * 60 * 1000
@@ -34,7 +35,7 @@ _BARRIER_MS = 20 * 60 * 1000
 logging.getLogger("absl").addFilter(lambda entry: f"{os.sep}orbax{os.sep}" not in entry.pathname)
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(ExplainedError, RuntimeError):
     """A checkpoint could not be written or read; the message says which, why, and what is left."""
 
 
@@ -58,7 +59,7 @@ class Checkpoints:
 
     With several processes (`jax.distributed`), all of them make this object on one shared folder and make the same
     calls in the same order; process 0 alone names, checks and deletes checkpoints. One run at a time may write to a
-    folder, but others may read it meanwhile.
+    folder (`Trainer.fit` holds a `FolderLock` for that), but others may read it meanwhile.
 
     Args:
         folder: where the checkpoints lie; made if it is not there.
@@ -180,7 +181,7 @@ class Checkpoints:
             raise ValueError(f'step must be a number, "newest" or "best", got {step!r}')
         wanted = _describe(template, "template")
         self.wait()
-        chosen = _agree(lambda: self._choose(step))
+        chosen = agree(lambda: self._choose(step))
         if chosen is None:
             return None
         path = self.folder / chosen["name"]
@@ -342,7 +343,7 @@ def _place(leaf: Any) -> tuple[bool, jax.sharding.Sharding | None]:
     return False, leaf.sharding
 
 
-def _agree(choose: Callable[[], Any]) -> Any:
+def agree(choose: Callable[[], Any]) -> Any:
     """What `choose` returns or raises in process 0, in all processes."""
     if jax.process_count() == 1:
         return choose()

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, NoReturn
 import jax
 import jax.numpy as jnp
 
-from advjax.training.checkpoint import CheckpointError, Checkpoints, Restored
+from advjax.lock import FolderInUseError, FolderLock
+from advjax.training.checkpoint import CheckpointError, Checkpoints, Restored, agree
 from advjax.training.history import History, Log
 from advjax.training.identity import check_identity
 from advjax.training.interrupts import Preempted, stop_requests
@@ -30,7 +31,7 @@ class Found(NamedTuple):
 
 
 class Keeper:
-    """One training's folder, open as long as `stack`; signals are held back meanwhile.
+    """One training's folder, held for this training and open as long as `stack`; signals are held back meanwhile.
 
     Attributes:
         requested: tells the name of the signal that came, or None.
@@ -41,6 +42,9 @@ class Keeper:
         self, folder: pathlib.Path, identity: dict[str, Any], tensorboard: bool, stack: contextlib.ExitStack
     ) -> None:
         self._folder, self._identity, self._tensorboard, self._stack = folder, identity, tensorboard, stack
+        # First, so that it is freed last, when the write in the background is done. The processes of one job share the
+        # folder: process 0 holds it for all.
+        agree(lambda: _hold(folder, stack))
         self._checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints"))
         self.requested = stack.enter_context(stop_requests())
         self.saved: int | None = None
@@ -110,3 +114,12 @@ class Keeper:
         if self.saved is None:
             return f"no checkpoint was saved yet in {self._folder}"
         return f"the last good checkpoint, in {self._folder}, is of step {self.saved}"
+
+
+def _hold(folder: pathlib.Path, stack: contextlib.ExitStack) -> None:
+    try:
+        stack.enter_context(FolderLock(folder))
+    except FolderInUseError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"the folder {folder} cannot be made or written: {error}") from error

@@ -108,6 +108,7 @@ class Trainer:
             ValueError: arguments that do not fit together; a folder that holds another training.
             NonFiniteLossError: a loss, weight or batch statistic was NaN or infinite. Nothing was saved after it.
             CheckpointError: a checkpoint could not be written (a full disk), or all are damaged.
+            FolderInUseError: another run trains in the folder.
             Preempted: a `SystemExit` with status 0, after a signal.
         """
         self._check(states, data, steps, every, validation, patience, folder, tensorboard)

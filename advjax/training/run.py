@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from advjax.command import ExplainedError
 from advjax.training.feed import Feed
 from advjax.training.history import History
 from advjax.training.keeper import Keeper
@@ -20,7 +21,7 @@ from advjax.training.step import Batch, Metrics
 __all__ = ["Block", "Fitted", "NonFiniteLossError", "Plan", "Run"]
 
 
-class NonFiniteLossError(FloatingPointError):
+class NonFiniteLossError(ExplainedError, FloatingPointError):
     """A loss, weight or batch statistic was NaN or infinite.
 
     The message names the network, the step and the last good checkpoint.
@@ -103,6 +104,7 @@ class Run:
         self._best: TrainState | None = None
         self._best_score = -math.inf
         self._running: _Running | None = None
+        self._compiled = False
 
     def train(self, states: TrainState, images_a_step: int) -> Fitted:
         """From the newest checkpoint, or from `states`, to the end."""
@@ -121,6 +123,7 @@ class Run:
             # numbers only when the device has this one to work on.
             content, order = self._feed.next(step, count)
             states, metrics, finite = self._block(states, content, order, np.int32(count))
+            self._leave_if_interrupted()
             self._read()
             step += count
             self._running = _Running(step, count, metrics, finite)
@@ -141,6 +144,12 @@ class Run:
         if self._keeper.saved != step:
             self._save(states, step, None)
         self._keeper.stop(signal, step, self._plan.end)
+
+    def _leave_if_interrupted(self) -> None:
+        """Ctrl-C while the program was compiled ends it at once: this call has made no step that could be lost."""
+        first, self._compiled = not self._compiled, True
+        if first and self._keeper is not None and self._keeper.requested() == "SIGINT":
+            raise KeyboardInterrupt
 
     def _begin(self, states: TrainState) -> TrainState:
         if self._keeper is None:

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import sys
 
+from advjax.command import command
 from experiments.hard_positives.config import PRESETS, Config
 from experiments.hard_positives.imagenet import command as imagenet_command
 from experiments.hard_positives.run import run
@@ -20,12 +21,9 @@ def main(arguments: list[str] | None = None) -> None:
         imagenet_command.main(given)
         return
     config, out, data_dir = parse(arguments)
-    try:
+    goes_on = f"the finished stages are in {out}, and the same command goes on from there"
+    with command("python -m experiments.hard_positives", interrupted=goes_on):
         print(run(config, out, data_dir))
-    except (ValueError, ImportError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(f"\ninterrupted; the finished stages are in {out}, and the same command goes on from there")
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Config, str, str | None]:

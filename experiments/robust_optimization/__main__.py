@@ -2,8 +2,8 @@
 
 import argparse
 import dataclasses
-import sys
 
+from advjax.command import command
 from experiments.robust_optimization.config import PRESETS, Config
 from experiments.robust_optimization.run import run
 
@@ -13,12 +13,9 @@ __all__ = ["main", "parse"]
 def main(arguments: list[str] | None = None) -> None:
     """Runs the experiment of the command line and prints its summary; a foreseeable error ends it with one line."""
     config, out, data_dir = parse(arguments)
-    try:
+    goes_on = f"the finished stages are in {out}, and the same command goes on from there"
+    with command("python -m experiments.robust_optimization", interrupted=goes_on):
         print(run(config, out, data_dir))
-    except (ValueError, ImportError, OSError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(f"\ninterrupted; the finished stages are in {out}, and the same command goes on from there")
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Config, str, str | None]:

@@ -4,6 +4,8 @@ import csv
 import dataclasses
 import os
 import signal
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from flax import nnx
 
 from advjax.attacks import pgd
 from advjax.data.pipeline import batch_order
+from advjax.lock import FolderInUseError
 from advjax.training import (
     Batch,
     CheckpointError,
@@ -294,12 +297,12 @@ def test_a_signal_saves_prints_how_to_go_on_and_exits_with_zero(data, tmp_path, 
     equal(whole.states, trainer.fit(states(1), data, 20, key, folder=tmp_path).states)
 
 
-def signalling(data, at):
-    """The data; asking for the block that begins at step `at` raises SIGTERM."""
+def signalling(data, at, number=signal.SIGTERM):
+    """The data; asking for the block that begins at step `at` raises SIGTERM, or another signal."""
 
     def order(keys, start, steps, batch_size):
         if start == at:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(number)
         return data.order(keys, start, steps, batch_size)
 
     result = Resident(data.images, data.labels)
@@ -324,6 +327,16 @@ def test_a_signal_before_the_first_step_saves_the_start(data, tmp_path, monkeypa
     fitted = trainer.fit(states(1), data, 8, key, **options)
     equal(whole.states, fitted.states)
     assert whole.history.rows == fitted.history.rows
+
+
+def test_ctrl_c_before_the_first_block_is_compiled_loses_no_step_and_keeps_what_was_saved(data, tmp_path):
+    trainer, key = Trainer(train_step(OPTIMIZER), batch_size=8, block=4), jax.random.key(0)
+    for start, steps in ((0, 8), (4, 8)):
+        with pytest.raises(KeyboardInterrupt):
+            trainer.fit(states(1), signalling(data, start, signal.SIGINT), steps, key, folder=tmp_path)
+        assert Checkpoints(tmp_path / "checkpoints").steps() == [4][:start]
+        trainer.fit(states(1), data, steps - 4, key, folder=tmp_path)
+        trainer.fit(states(1), data, steps - 4, key, folder=tmp_path)
 
 
 def test_a_signal_in_the_last_block_ends_the_program_too(data, tmp_path):
@@ -472,6 +485,19 @@ def test_an_unwritable_folder_is_named_before_training(data, tmp_path):
         Trainer(train_step(OPTIMIZER), 8, 4).fit(
             states(1), data, 4, jax.random.key(0), folder=tmp_path / "file" / "run"
         )
+
+
+def test_a_folder_in_which_another_run_trains_is_refused_and_left_alone(data, tmp_path):
+    program = (
+        "import sys, time; from advjax.lock import FolderLock; lock = FolderLock(sys.argv[1]); print(1, flush=True)"
+    )
+    command = [sys.executable, "-c", program + "; sys.stdin.read()", str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as job:
+        job.stdout.readline()
+        with pytest.raises(FolderInUseError, match=rf"in use by process {job.pid} on"):
+            Trainer(train_step(OPTIMIZER), 8, 4).fit(states(1), data, 4, jax.random.key(0), folder=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+    Trainer(train_step(OPTIMIZER), 8, 4).fit(states(1), data, 4, jax.random.key(0), folder=tmp_path)
 
 
 def test_config_must_be_json(data, tmp_path):

@@ -4,12 +4,11 @@ import argparse
 import dataclasses
 import hashlib
 import pathlib
-import sys
 
 import numpy as np
 
+from advjax.command import command
 from advjax.data import ImageSet, image_folder, imagenet
-from advjax.models.weights import WeightsError
 from experiments.hard_positives.imagenet.config import PRESETS, Config
 from experiments.hard_positives.imagenet.network import NAMES
 from experiments.hard_positives.imagenet.run import run
@@ -25,13 +24,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the experiment of the command line and prints its summary; a foreseeable error ends it with one line."""
     options = parser().parse_args(arguments)
     out = options.out or f"runs/hard_positives-imagenet-{options.preset}"
-    try:
+    goes_on = f"the finished stages are in {out}, and the same command goes on from there"
+    with command("python -m experiments.hard_positives --data imagenet", interrupted=goes_on):
         config, images, validation = configured(options)
         print(run(config, images, validation, out, options.weights))
-    except (ValueError, ImportError, OSError, WeightsError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(f"\ninterrupted; the finished stages are in {out}, and the same command goes on from there")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,0 +1,93 @@
+"""How commands end: one line and a code for what their users can mend, at any moment of a Ctrl-C."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import advjax
+from advjax.command import Ended, ExplainedError, command
+from advjax.training import CheckpointError, NonFiniteLossError, Preempted
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ValueError("steps must be\n  0 or more"), 2, "work: error: steps must be 0 or more"),
+        (FileNotFoundError(2, "No such file or directory", "a.png"), 2, "No such file or directory: 'a.png'"),
+        (NonFiniteLossError("the loss of network 0 is nan at step 7"), 2, "error: the loss of network 0 is nan"),
+        (CheckpointError("disk full"), 2, "work: error: disk full"),
+        (ExplainedError(), 2, "work: error: ExplainedError()"),
+        (KeyboardInterrupt(), 130, "work: interrupted: the rows so far are in a.csv"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line_and_a_code(capsys, error, code, line):
+    with pytest.raises(Ended) as ended, command("work", interrupted="the rows so far are in a.csv"):
+        raise error
+    said = capsys.readouterr().err
+    assert ended.value.code == code
+    assert line in said
+    assert said.count("\n") == 1
+    assert str(ended.value) == said.strip()
+
+
+def test_notes_belong_to_the_line():
+    error = CheckpointError("no space left")
+    error.add_note("the checkpoint of step 4 was not written either")
+    with pytest.raises(Ended, match="no space left; the checkpoint of step 4"), command("work"):
+        raise error
+
+
+def test_a_stopped_training_keeps_its_code_and_a_mistake_its_traceback():
+    with pytest.raises(Preempted) as ended, command("work"):
+        raise Preempted("stopped by SIGTERM at step 4 of 8")
+    assert ended.value.code == 0
+    with pytest.raises(KeyError), command("work"):
+        raise KeyError("a mistake of the program")
+
+
+def start(*arguments, **options):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *arguments], **pipes, **options)
+
+
+def test_whoever_reads_the_output_may_leave():
+    program = "from advjax.command import command\nwith command('work'):\n    print('row\\n' * 100000)"
+    with start("-c", program) as job:
+        job.stdout.close()
+        assert job.stderr.read() == ""
+    assert job.returncode == 141
+
+
+def test_a_pipe_that_is_not_the_output_is_an_error(capsys):
+    with pytest.raises(Ended, match="error: peer left"), command("work"):
+        raise BrokenPipeError("peer left")
+
+
+def test_version_and_help_do_not_wait_for_jax():
+    program = (
+        "import sys, runpy\ntry: runpy.run_module('advjax', run_name='__main__')\nfinally: print('jax' in sys.modules)"
+    )
+    with start("-c", program, "--version") as job:
+        out, errors = job.communicate(timeout=60)
+    assert out == f"advjax {advjax.__version__}\nFalse\n", errors
+
+
+@pytest.mark.parametrize("after", [0.1, 0.7, 2.0])
+def test_ctrl_c_while_it_imports_and_compiles_ends_it_in_one_line(tmp_path, after):
+    command = ("-m", "advjax", "train", "--folder", str(tmp_path / "run"), "--steps", "200000", "--every", "100000")
+    # A program that Python's own start has let go of: before that there is nothing to catch the signal with.
+    with start("-X", "importtime", *command, env={**os.environ, "JAX_PLATFORMS": "cpu"}) as job:
+        for line in job.stderr:
+            if "advjax.command" in line:
+                break
+        time.sleep(after)
+        job.send_signal(signal.SIGINT)
+        _, errors = job.communicate(timeout=120)
+    said = [line for line in errors.splitlines() if line and not line.startswith("import time:")]
+    assert job.returncode == 130, errors[-2000:]
+    assert len(said) == 1, said
+    assert said[0].startswith("advjax: interrupted")
