@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax.attacks.attack import Failure, Problem, State, check_count, finite_or_zero, first_state, is_clear
+from advjax.attacks.attack import Failure, Problem, State, check_count, finite_or_zero, first_state
 from advjax.attacks.constraints import Both, Box, Quantise, ball
+from advjax.attacks.criteria import Misclassified
 from advjax.attacks.directions import Chain, steepest_ray
-from advjax.attacks.objectives import CrossEntropy, Margin, TargetedDLR
+from advjax.attacks.objectives import CrossEntropy, TargetedDLR
 from advjax.attacks.regions import mask_constraints, mask_directions
 from advjax.value import static, value
 
@@ -77,7 +78,6 @@ def apgd(
     region = ball(norm, epsilon)
     return AutoPGD(
         objective=CrossEntropy() if objective == "ce" else TargetedDLR(),
-        judge=Margin(),
         direction=Chain((*mask_directions(mask), steepest_ray(norm))),
         ball=region,
         constraint=Both((region, Box(), *mask_constraints(mask))),
@@ -86,6 +86,7 @@ def apgd(
         targets=1 if objective == "ce" else targets,
         restarts=restarts,
         random_start=random_start,
+        criterion=Misclassified(),
     )
 
 
@@ -107,12 +108,13 @@ class _Climb(NamedTuple):
 
 
 class _Best(NamedTuple):
-    """The image to return: the one of largest `judge`, and whether that means success; and if a gradient was seen."""
+    """The image to return, the one of largest lead, and whether that means success; what was seen of gradients."""
 
     image: jax.Array
     lead: jax.Array
     reached: jax.Array
     moved: jax.Array
+    non_finite: jax.Array
 
 
 @value
@@ -121,13 +123,12 @@ class AutoPGD:
 
     Attributes:
       objective: what is climbed; a `TargetedDLR` goes through its ranks 1 to `targets`.
-      judge: which of the images on the way is returned, the one of largest `judge`; positive means success.
       direction, ball, constraint: as for `Move` and `RandomStart`.
       grid: the rounding under which the model is read.
+      criterion: which of the images on the way is returned, the one of largest lead; once it is met, no run begins.
     """
 
     objective: Any
-    judge: Any
     direction: Any
     ball: Any
     constraint: Any
@@ -136,6 +137,7 @@ class AutoPGD:
     targets: int = static()
     restarts: int = static()
     random_start: bool = static()
+    criterion: Any = Misclassified()
 
     @property
     def random(self) -> bool:
@@ -158,10 +160,11 @@ class AutoPGD:
             return run + 1, climb.rate, climb.best
 
         none = jnp.zeros_like(problem.label, dtype=jnp.bool_)
-        nothing = _Best(state.image, jnp.full_like(state.scale, -jnp.inf), none, none)
+        nothing = _Best(state.image, jnp.full_like(state.scale, -jnp.inf), none, none, state.non_finite)
         ran, rate, best = jax.lax.while_loop(unfinished, again, (jnp.zeros_like(state.calls), state.scale, nothing))
         failure = jnp.where(best.moved, Failure.NONE, Failure.NO_DIRECTION).astype(jnp.int32)
-        return state._replace(image=best.image, scale=rate, calls=state.calls + ran * (self.steps + 1), failure=failure)
+        calls = state.calls + ran * (self.steps + 1)
+        return state._replace(image=best.image, scale=rate, calls=calls, failure=failure, non_finite=best.non_finite)
 
     def _run(self, problem: Problem, key: jax.Array, rank: jax.Array, best: _Best) -> _Climb:
         """One run of algorithm 1; `best` is the image to beat."""
@@ -187,9 +190,11 @@ class AutoPGD:
         """The step and its momentum; `share` is the weight of the step."""
         origin = problem.image
         ray, _ = self.direction.update(c.gradient, self.direction.init(origin), c.point)
-        z = self.constraint(c.point + c.rate * finite_or_zero(ray), origin)
+        ray, broken = finite_or_zero(ray)
+        z = self.constraint(c.point + c.rate * ray, origin)
         point = self.constraint(c.point + share * (z - c.point) + (1 - share) * (c.point - c.before), origin)
-        height, gradient, best = self._read(problem, rank, point, c.best)
+        seen = c.best._replace(non_finite=c.best.non_finite | broken)
+        height, gradient, best = self._read(problem, rank, point, seen)
         higher = height > c.top_height
         return c._replace(
             point=point,
@@ -217,9 +222,8 @@ class AutoPGD:
 
         image = self.grid(point, problem.image)
         (height, logits), gradient = jax.value_and_grad(climbed, has_aux=True)(image)
-        gradient = finite_or_zero(gradient)
-        lead = self.judge(logits, problem.label, problem.clean_logits)
-        clear = is_clear(lead, logits)
+        gradient, broken = finite_or_zero(gradient)
+        lead, clear = self.criterion.lead(logits, problem.label), self.criterion(logits, problem.label)
         # A lead within rounding error, where the logits have grown, must not take the place of a clear one.
         better = jnp.where(clear == best.reached, lead > best.lead, clear)
         judged = _Best(
@@ -227,6 +231,7 @@ class AutoPGD:
             lead=jnp.where(better, lead, best.lead),
             reached=clear | best.reached,
             moved=best.moved | jnp.any(gradient != 0),
+            non_finite=best.non_finite | broken,
         )
         return height, gradient, judged
 

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from advjax.attacks.criteria import Misclassified, criterion_of
 from advjax.attacks.directions import as_direction
-from advjax.attacks.objectives import Margin, margin
 from advjax.value import static, value
 
 __all__ = [
@@ -30,25 +30,25 @@ __all__ = [
     "check_single",
     "finite_or_zero",
     "first_state",
-    "is_clear",
-    "is_fooled",
     "stack",
 ]
 
 
 class Failure(IntEnum):
-    """Why an attack did not turn a right answer into a wrong one."""
+    """Why an attack did not turn a right answer into a wrong one, or into its target."""
 
     NONE = 0
     """It did."""
     ALREADY_MISCLASSIFIED = 1
     """The clean image was answered wrongly to begin with."""
     NO_DIRECTION = 2
-    """The gradient was zero, masked out or not finite: there was nowhere to go."""
+    """Of the gradient nothing was left that is finite, not zero and not masked out: there was nowhere to go."""
     NO_BOUNDARY = 3
-    """Nothing along the ray, up to the longest distance, fooled the model."""
+    """Nothing along the ray, up to the longest distance, met the criterion."""
     NOT_FOOLED = 4
-    """The model is right about the image returned, or wrong by no more than rounding error."""
+    """The image returned does not meet the criterion, or by no more than rounding error."""
+    LABEL_IS_TARGET = 5
+    """The image was to be turned into the class that it is: there is nothing to reach."""
 
 
 class Problem(NamedTuple):
@@ -61,7 +61,17 @@ class Problem(NamedTuple):
 
 
 class State(NamedTuple):
-    """What changes during an attack on one image."""
+    """What changes during an attack on one image.
+
+    Attributes:
+      image: [H, W, C].
+      direction: the state of the direction.
+      key: for the next draw.
+      scale: see `Perturbation`.
+      calls: evaluations of the model so far.
+      failure: a `Failure`, of the last step.
+      non_finite: whether a gradient so far, or the ray made of it, held a NaN or an infinity.
+    """
 
     image: jax.Array
     direction: Any
@@ -69,6 +79,7 @@ class State(NamedTuple):
     scale: jax.Array
     calls: jax.Array
     failure: jax.Array
+    non_finite: jax.Array
 
 
 class Attack(Protocol):
@@ -81,20 +92,6 @@ class Attack(Protocol):
         """The attack itself."""
 
 
-def is_fooled(logits: jax.Array, label: jax.Array) -> jax.Array:
-    """Whether another class beats the label by more than rounding error: logits [K], label scalar -> bool."""
-    return is_clear(margin(logits, label), logits)
-
-
-def is_clear(lead: jax.Array, logits: jax.Array) -> jax.Array:
-    """Whether a difference of logits is positive by more than rounding error.
-
-    The bar is 1e-5 of the largest |logit|, so that the same image is judged the same when it is classified again
-    in another batch, program or device.
-    """
-    return lead > 1e-5 * jnp.max(jnp.abs(logits))
-
-
 def first_state(problem: Problem, key: jax.Array) -> State:
     """The clean image, before anything was done."""
     return State(
@@ -105,6 +102,7 @@ def first_state(problem: Problem, key: jax.Array) -> State:
         scale=jnp.zeros_like(problem.image, shape=()),
         calls=jnp.zeros_like(problem.label),
         failure=jnp.zeros_like(problem.label),
+        non_finite=jnp.zeros_like(problem.label, dtype=jnp.bool_),
     )
 
 
@@ -117,12 +115,14 @@ class Move:
       direction: see `advjax.attacks.directions`; an optax transformation is one.
       search: see `advjax.attacks.searches`.
       constraint: see `advjax.attacks.constraints`.
+      criterion: what the search looks for and the verdict asks; see `advjax.attacks.criteria`.
     """
 
     objective: Any
     direction: Any
     search: Any
     constraint: Any
+    criterion: Any = Misclassified()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "direction", as_direction(self.direction))
@@ -135,18 +135,26 @@ class Move:
             return self.objective(problem.logits(image), problem.label, problem.clean_logits)
 
         key, direction_key = jax.random.split(state.key)
-        gradient = finite_or_zero(jax.grad(climbed)(state.image))
+        gradient, broken = finite_or_zero(jax.grad(climbed)(state.image))
         ray, direction = self.direction.update(gradient, state.direction, state.image, key=direction_key)
-        ray = finite_or_zero(ray)
-        active = jnp.any(ray != 0)
+        ray, ray_broken = finite_or_zero(ray)
+        active = jnp.any(ray != 0) & self.criterion.possible(problem.label)
         found = self.search(
             candidate=lambda scale: self.constraint(state.image + scale * ray, problem.image),
-            fooled=lambda image: is_fooled(problem.logits(image), problem.label),
+            fooled=lambda image: self.criterion(problem.logits(image), problem.label),
             active=active,
         )
         failure = jnp.where(found.found, Failure.NONE, Failure.NO_BOUNDARY)
         failure = jnp.where(active, failure, Failure.NO_DIRECTION)
-        return State(found.image, direction, key, found.scale, state.calls + 1 + found.calls, failure.astype(jnp.int32))
+        return State(
+            image=found.image,
+            direction=direction,
+            key=key,
+            scale=found.scale,
+            calls=state.calls + 1 + found.calls,
+            failure=failure.astype(jnp.int32),
+            non_finite=state.non_finite | broken | ray_broken,
+        )
 
 
 @value
@@ -209,11 +217,10 @@ class Finish:
 
 @value
 class BestOf:
-    """Runs an attack `restarts` times with different keys and keeps the image of largest `objective`, the margin."""
+    """Runs an attack `restarts` times with different keys and keeps the image of largest lead by its criterion."""
 
     attack: Any
     restarts: int = static()
-    objective: Any = Margin()
 
     def __post_init__(self) -> None:
         check_single(self.attack)
@@ -225,7 +232,7 @@ class BestOf:
     def step(self, problem: Problem, state: State) -> State:
         def run(start: State) -> tuple[State, jax.Array]:
             end = self.attack.step(problem, start)
-            height = self.objective(problem.logits(end.image), problem.label, problem.clean_logits)
+            height = criterion.lead(problem.logits(end.image), problem.label)
             # What is not a number would stay, since nothing is larger.
             return end, jnp.where(jnp.isnan(height), -jnp.inf, height)
 
@@ -234,9 +241,10 @@ class BestOf:
             other, other_height = run(self.attack.init(problem, jax.random.fold_in(restart_key, index)))
             better = other_height > height
             kept = jax.tree.map(lambda new, old: jnp.where(better, new, old), other, best)
-            calls = best.calls + other.calls + 1
-            return kept._replace(calls=calls), jnp.maximum(other_height, height)
+            calls, broken = best.calls + other.calls + 1, best.non_finite | other.non_finite
+            return kept._replace(calls=calls, non_finite=broken), jnp.maximum(other_height, height)
 
+        criterion = criterion_of(self.attack)
         # The first run splits its key into the children 0 and 1; this one is neither.
         restart_key = jax.random.fold_in(state.key, 2)
         best, height = run(state)
@@ -275,9 +283,13 @@ def stack(attacks: Sequence[Any]) -> Stack:
     return Stack(jax.tree.unflatten(structures[0], stacked))
 
 
-def finite_or_zero(array: jax.Array) -> jax.Array:
-    """Zeros where anything is not finite: the rest means nothing, and 0 times infinity is NaN even for no step."""
-    return jnp.where(jnp.all(jnp.isfinite(array)), array, jnp.zeros_like(array))
+def finite_or_zero(array: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The array with zeros where an entry is not finite, and whether there was such an entry.
+
+    Zero means no step for that pixel: 0 times infinity would be NaN even for no step.
+    """
+    finite = jnp.isfinite(array)
+    return jnp.where(finite, array, jnp.zeros_like(array)), ~jnp.all(finite)
 
 
 def check_single(attack: Any) -> None:

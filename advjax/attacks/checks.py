@@ -1,6 +1,5 @@
 """Checks of what a user hands to `perturb`: static facts before the program, facts about the data after it."""
 
-import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -9,25 +8,24 @@ import numpy as np
 
 from advjax.attacks.attack import Stack
 from advjax.attacks.constraints import Quantise
+from advjax.attacks.faults import Fault, add_bits, warn_faults
 from advjax.classifier import Classifier
 from advjax.value import batch_axes, walk
 
-__all__ = ["Flags", "check_flags", "check_inputs", "flag_inputs", "on_host"]
-
-# Images may leave [0, 1] by float error, not by more.
-_SLACK = 1e-6
+__all__ = ["Facts", "check_facts", "check_inputs", "collect_facts", "on_host"]
 
 
-class Flags(NamedTuple):
-    """Facts about the data, computed inside the program and read once after it."""
+class Facts(NamedTuple):
+    """Facts about a whole batch, computed inside the program and read once after it; `faults` are those of any image.
 
-    finite: jax.Array
+    Numbers, not arrays over the images, so that each of several hosts has them.
+    """
+
+    faults: jax.Array
     smallest: jax.Array
     largest: jax.Array
-    off_grid: jax.Array
     smallest_label: jax.Array
     largest_label: jax.Array
-    probabilities: jax.Array
     classes: jax.Array
 
 
@@ -102,48 +100,41 @@ def _check_key(attack: Any, key: Any, batch: int) -> jax.Array:
     return key
 
 
-def flag_inputs(attack: Any, images: jax.Array, labels: jax.Array, logits: jax.Array) -> Flags:
-    """The facts about a batch; logits [..., B, K] are those of the clean images."""
-    off_grid = jnp.zeros((), images.dtype)
-    for part in walk(attack):
-        if isinstance(part, Quantise):
-            off_grid = jnp.maximum(off_grid, jnp.max(jnp.abs(images - part.snap(images))) * float(part.levels - 1))
-    total = jnp.sum(logits, axis=-1)
-    probabilities = jnp.all(logits >= 0) & jnp.all(jnp.abs(total - 1.0) < 1e-3)
-    return Flags(
-        finite=jnp.all(jnp.isfinite(images)),
+def collect_facts(faults: jax.Array, images: jax.Array, labels: jax.Array, classes: int) -> Facts:
+    """The facts about a batch; faults [..., B] are those of its images."""
+    return Facts(
+        faults=add_bits({fault: jnp.any(faults & fault != 0) for fault in Fault}),
         smallest=jnp.min(images),
         largest=jnp.max(images),
-        off_grid=off_grid,
         smallest_label=jnp.min(labels),
         largest_label=jnp.max(labels),
-        probabilities=probabilities,
-        classes=jnp.int32(logits.shape[-1]),
+        classes=jnp.int32(classes),
     )
 
 
-def on_host(flags: Flags) -> bool:
-    """Whether the flags have values: not so while an outer function is being traced."""
-    return not any(isinstance(flag, jax.core.Tracer) for flag in flags)
+def on_host(facts: Facts) -> bool:
+    """Whether the facts have values: not so while an outer function is being traced."""
+    return not any(isinstance(fact, jax.core.Tracer) for fact in facts)
 
 
-def check_flags(attack: Any, flags: Flags) -> None:
-    """Raises for what only the data could tell; warns of a model that returns probabilities."""
-    known = jax.device_get(flags)
+def check_facts(attack: Any, facts: Facts) -> None:
+    """Raises for what only the data could tell; warns of faults of the model."""
+    known = jax.device_get(facts)
+    faults = Fault(int(known.faults))
     wanted = "images must be finite numbers in [0, 1]"
-    if not known.finite:
+    if faults & Fault.NOT_FINITE:
         raise ValueError(f"{wanted}, got NaN or infinity")
-    if known.smallest < -_SLACK or known.largest > 1 + _SLACK:
-        hint = ": divide by 255 first" if known.largest > 2 else ""
+    if faults & Fault.OUT_OF_RANGE:
+        hint = _range_hint(float(known.smallest), float(known.largest))
         raise ValueError(f"{wanted}, got values from {known.smallest:g} to {known.largest:g}{hint}")
-    if known.off_grid > 1e-3:
+    if faults & Fault.OFF_GRID:
         levels = max(part.levels for part in walk(attack) if isinstance(part, Quantise))
         raise ValueError(
             f"images must be on the grid k/{levels - 1} for an attack with levels={levels}, got values between the "
             f"levels: round them (jnp.round(images * {levels - 1}) / {levels - 1}) or make the attack with levels=None"
         )
     classes = int(known.classes)
-    if known.smallest_label < 0 or known.largest_label >= classes:
+    if faults & Fault.UNKNOWN_LABEL:
         raise ValueError(
             f"labels must be classes from 0 to {classes - 1}, got values from "
             f"{known.smallest_label} to {known.largest_label}"
@@ -153,9 +144,14 @@ def check_flags(attack: Any, flags: Flags) -> None:
         mapped = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(part))
         if hasattr(part, "check_classes") and not mapped:
             part.check_classes(classes)
-    if known.probabilities:
-        warnings.warn(
-            "the classifier seems to return probabilities (non-negative, summing to 1): attacks need logits, what "
-            "comes before the softmax, or their gradients vanish",
-            stacklevel=3,
+    warn_faults(np.asarray(known.faults), stacklevel=3)
+
+
+def _range_hint(smallest: float, largest: float) -> str:
+    """What images outside [0, 1] seem to be."""
+    if smallest < -0.05 or 1.05 < largest <= 16:
+        return (
+            ": they seem to be normalised; attacks need the images themselves, and the model must normalise them "
+            "inside itself"
         )
+    return f": divide by {255 if largest < 256 else 65535} first" if largest > 16 else ""

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from advjax.attacks.attack import BestOf, Finish, Move, RandomStart, Repeat, check_single
 from advjax.attacks.constraints import Both, Box, Quantise, ball, check_not_negative
+from advjax.attacks.criteria import Misclassified, TargetReached
 from advjax.attacks.directions import Chain, Inside, steepest_ray
 from advjax.attacks.objectives import CrossEntropy, Margin, Targeted
 from advjax.attacks.regions import Localise, mask_constraints, mask_directions, named_region
@@ -107,9 +108,10 @@ def localized_pgd(
 def targeted(attack: Any, targets: Any) -> Any:
     """The attack turned towards a class t: it climbs `log softmax(h)_t` instead of the cross-entropy.
 
-    Where it climbed the margin, or chooses among images by it (restarts, `apgd`, `square`), that becomes
-    `h_t - max_{j != t} h_j`.  `Perturbation.success` stays what it is, a right answer turned wrong; the target was
-    reached where `prediction == targets`.
+    Where it climbed the margin, that becomes `h_t - max_{j != t} h_j`.  Its criterion becomes `TargetReached(t)`: a
+    boundary search looks for t, `apgd` and `square` stop at t, restarts keep what is closest to t, and
+    `Perturbation.success` means that a right answer was turned into t.  An image whose label is t reports
+    `Failure.LABEL_IS_TARGET`.
 
     Args:
       attack: one that climbs the cross-entropy or the margin: `fgs`, `fgv`, `steepest`, `pgd`, `localized_pgd`,
@@ -125,13 +127,14 @@ def targeted(attack: Any, targets: Any) -> Any:
       >>> towards_three = targeted(pgd(0.3, step_size=0.01, steps=40), 3)
     """
     check_single(attack)
-    aims = {CrossEntropy(): Targeted(targets), Margin(): Margin(targets)}
+    aims = {CrossEntropy(): Targeted(targets), Margin(): Margin(targets), Misclassified(): TargetReached(targets)}
 
     def aimed(part: Any) -> Any:
-        fields = {name: getattr(part, name) for name in ("objective", "judge") if hasattr(part, name)}
-        if any(objective not in aims for objective in fields.values()):
+        own = {field.name for field in dataclasses.fields(part)}
+        fields = {name: getattr(part, name) for name in ("objective", "criterion") if name in own}
+        if any(field not in aims for field in fields.values()):
             raise ValueError(f"attack must climb the cross-entropy or the margin, without a target, got {fields}")
-        changed = {name: aims[objective] for name, objective in fields.items()}
+        changed: dict[str, Any] = {name: aims[field] for name, field in fields.items()}
         if hasattr(part, "attack"):
             changed["attack"] = aimed(part.attack)
         if not changed:

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from advjax.attacks.attack import Failure, Problem, State, check_count, finite_or_zero, first_state, is_clear
+from advjax.attacks.attack import Failure, Problem, State, check_count, finite_or_zero, first_state
 from advjax.attacks.constraints import Both, Box, Quantise
+from advjax.attacks.criteria import Misclassified, TargetReached
 from advjax.attacks.directions import Chain
-from advjax.attacks.objectives import Margin, Targeted, check_targets, ranked_class
+from advjax.attacks.objectives import Targeted, check_targets, ranked_class
 from advjax.attacks.regions import mask_constraints, mask_directions
 from advjax.value import number, static, value
 
@@ -75,6 +76,7 @@ class _Point(NamedTuple):
     calls: jax.Array
     iteration: jax.Array
     settled: jax.Array
+    non_finite: jax.Array
 
 
 class _Bisection(NamedTuple):
@@ -83,6 +85,7 @@ class _Bisection(NamedTuple):
     image: jax.Array
     distance: jax.Array
     calls: jax.Array
+    non_finite: jax.Array
 
 
 @value
@@ -102,6 +105,11 @@ class BoxLBFGS:
         if not 0 < least < greatest < np.inf:
             raise ValueError(f"c_range must be 0 < least < greatest, got {self.c_range}")
 
+    @property
+    def criterion(self) -> Misclassified | TargetReached:
+        """Its target; the class that comes second is as good as any other."""
+        return Misclassified() if self.target is None else TargetReached(self.target)
+
     def check_classes(self, classes: int) -> None:
         """Raises ValueError if a target is no class of the model."""
         if self.target is not None:
@@ -115,13 +123,13 @@ class BoxLBFGS:
             target = ranked_class(problem.clean_logits, problem.label, 1)
         else:
             target = jnp.asarray(self.target)
+        criterion = TargetReached(target)
 
         def halve(_: int, b: _Bisection) -> _Bisection:
             c = jnp.sqrt(b.low * b.high)
             point = self._minimise(problem, target, c)
             image = self.constraint(point.image, problem.image)
-            logits = problem.logits(image)
-            reached = is_clear(Margin(target)(logits, problem.label, problem.clean_logits), logits)
+            reached = criterion(problem.logits(image), problem.label)
             distance = jnp.sum((image - problem.image) ** 2)
             nearer = reached & (distance < b.distance)
             return _Bisection(
@@ -130,13 +138,15 @@ class BoxLBFGS:
                 image=jnp.where(nearer, image, b.image),
                 distance=jnp.where(nearer, distance, b.distance),
                 calls=b.calls + point.calls + 1,
+                non_finite=b.non_finite | point.non_finite,
             )
 
         least, greatest = (state.scale + bound for bound in self.c_range)
-        first = _Bisection(least, greatest, state.image, jnp.full_like(least, jnp.inf), state.calls)
+        nothing = jnp.full_like(least, jnp.inf)
+        first = _Bisection(least, greatest, state.image, nothing, state.calls, state.non_finite)
         last = jax.lax.fori_loop(0, self.searches, halve, first)
         failure = jnp.where(jnp.isfinite(last.distance), Failure.NONE, Failure.NO_BOUNDARY).astype(jnp.int32)
-        return state._replace(image=last.image, calls=last.calls, failure=failure)
+        return state._replace(image=last.image, calls=last.calls, failure=failure, non_finite=last.non_finite)
 
     def _minimise(self, problem: Problem, target: jax.Array, c: jax.Array) -> _Point:
         """`steps` iterations of projected L-BFGS from the clean image."""
@@ -146,30 +156,33 @@ class BoxLBFGS:
             loss = -climbed(problem.logits(image), problem.label, problem.clean_logits)
             return c * jnp.sum((image - origin) ** 2) + loss
 
-        def free_gradient(image: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def free_gradient(image: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
             height, gradient = jax.value_and_grad(objective)(image)
-            gradient, _ = self.mask.update(finite_or_zero(gradient), self.mask.init(origin), image)
+            gradient, broken = finite_or_zero(gradient)
+            gradient, _ = self.mask.update(gradient, self.mask.init(origin), image)
             stuck = ((image <= 0) & (gradient > 0)) | ((image >= 1) & (gradient < 0))
-            return height, jnp.where(stuck, jnp.zeros_like(gradient), gradient)
+            return height, jnp.where(stuck, jnp.zeros_like(gradient), gradient), broken
 
         def iterate(p: _Point) -> _Point:
             ray, memory = _precondition(p.gradient, p.memory, p.image)
-            ray = jnp.where(p.gradient != 0, finite_or_zero(ray), jnp.zeros_like(ray))
+            ray, ray_broken = finite_or_zero(ray)
+            ray = jnp.where(p.gradient != 0, ray, jnp.zeros_like(ray))
             # Away from a solution the memory of a problem with bounds may point uphill: then forget it.
             uphill = jnp.vdot(ray, p.gradient) <= 1e-6 * jnp.linalg.norm(ray) * jnp.linalg.norm(p.gradient)
             plain, forgotten = _precondition(p.gradient, _no_memory(p.image), p.image)
             ray = jnp.where(uphill, plain, ray)
             memory = jax.tree.map(lambda new, old: jnp.where(uphill, new, old), forgotten, memory)
             image, found, calls = _backtrack(objective, p, ray)
-            height, gradient = free_gradient(image)
+            height, gradient, broken = free_gradient(image)
+            broken = p.non_finite | broken | ray_broken
             # No lower point along the ray: try the plain gradient next time, and if that was it, stop.
             memory = jax.tree.map(lambda kept, new: jnp.where(found, kept, new), memory, _no_memory(p.image))
             settled = ~found & (uphill | (p.memory.count == 0))
-            return _Point(image, height, gradient, memory, p.calls + calls + 1, p.iteration + 1, settled)
+            return _Point(image, height, gradient, memory, p.calls + calls + 1, p.iteration + 1, settled, broken)
 
-        height, gradient = free_gradient(origin)
+        height, gradient, broken = free_gradient(origin)
         one = jnp.ones_like(problem.label)
-        start = _Point(origin, height, gradient, _no_memory(origin), one, one - 1, one < 1)
+        start = _Point(origin, height, gradient, _no_memory(origin), one, one - 1, one < 1, broken)
         return jax.lax.while_loop(lambda p: (p.iteration < self.steps) & ~p.settled, iterate, start)
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "Objective",
     "Targeted",
     "TargetedDLR",
+    "best_other",
     "check_targets",
     "margin",
     "ranked_class",
@@ -30,7 +31,12 @@ class Objective(Protocol):
 
 def margin(logits: jax.Array, label: jax.Array) -> jax.Array:
     """`max_{j != y} h_j - h_y`: positive where the model is fooled.  logits [K], label scalar -> scalar."""
-    return jnp.max(jnp.where(_one_hot(label, logits), -jnp.inf, logits)) - logits[label]
+    return best_other(logits, label) - logits[label]
+
+
+def best_other(logits: jax.Array, label: jax.Array) -> jax.Array:
+    """`max_{j != y} h_j`: the largest logit of the other classes.  logits [K], label scalar -> scalar."""
+    return jnp.max(jnp.where(_one_hot(label, logits), -jnp.inf, logits))
 
 
 def ranked_class(clean_logits: jax.Array, label: jax.Array, rank: Any) -> jax.Array:

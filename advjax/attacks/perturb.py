@@ -1,14 +1,17 @@
 """perturb: runs an attack on a batch.  The one `vmap` and the one `jit` of the attacks."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding
 
-from advjax.attacks.attack import Failure, Problem, Stack, is_fooled
-from advjax.attacks.checks import Flags, check_flags, check_inputs, flag_inputs, on_host
+from advjax.attacks.attack import Failure, Problem, Stack
+from advjax.attacks.checks import Facts, check_facts, check_inputs, collect_facts, on_host
 from advjax.attacks.constraints import Quantise
+from advjax.attacks.criteria import criterion_of
+from advjax.attacks.faults import image_faults, model_faults
 from advjax.attacks.perturbation import Perturbation
 from advjax.classifier import Classifier
 from advjax.fastcpu import accelerate
@@ -32,7 +35,8 @@ def perturb(
 
     Everything runs in one compiled program, which is reused for other weights, other numbers in the attack (epsilon,
     factor, mask, target) and other images of the same shapes.  Images sharded over devices stay sharded.  Inside a
-    `jit` or `vmap` of your own the values cannot be read, and only types and shapes are checked.
+    `jit` or `vmap` of your own the values cannot be read, and only types and shapes are checked; the result carries
+    what is wrong with them, `result.faults`, and `result.check()` raises for it once it has left the `jit`.
 
     Args:
       attack: an attack (`fgs()`, `hot_cold(rank=2)`, ...) or a `stack` of attacks.
@@ -62,9 +66,9 @@ def perturb(
     keys = check_inputs(attack, classifier, images, labels, key)
     # One integer type, so that another one is not another program.
     arguments = (attack, classifier, images, labels.astype(jnp.int32), keys)
-    result, flags = _run(*jax.tree.map(_on_auto_axes, arguments))
-    if on_host(flags):
-        check_flags(attack, flags)
+    result, facts = _run(*jax.tree.map(_on_auto_axes, arguments))
+    if on_host(facts):
+        check_facts(attack, facts)
     return result
 
 
@@ -76,7 +80,7 @@ class _Outcome(NamedTuple):
 @jax.jit
 def _run(
     attack: Any, classifier: Classifier, images: jax.Array, labels: jax.Array, keys: jax.Array
-) -> tuple[Perturbation, Flags]:
+) -> tuple[Perturbation, Facts]:
     given, labels = jnp.asarray(images), jnp.asarray(labels)
     # Float error of a bit or two is allowed, but must not show in the result: the clean image is allowed exactly.
     images = jnp.clip(given, 0.0, 1.0)
@@ -87,7 +91,7 @@ def _run(
     keys = jax.vmap(jax.random.fold_in, (None, 0))(keys, jnp.arange(batch)) if keys.ndim == 0 else keys
     if not isinstance(attack, Stack):
         outcome = accelerate(_attack_batch)(attack, classifier, images, labels, keys)
-        return outcome.perturbation, flag_inputs(attack, given, labels, outcome.clean_logits)
+        return _with_faults(attack, given, labels, outcome)
 
     members, pairs = attack.attack, jax.tree.leaves(attack)[0].shape[0]
     # One image and all its attacks side by side in one long batch, so that a shard of images stays on its device.
@@ -100,7 +104,16 @@ def _run(
     ]
     outcome = accelerate(_attack_batch)(jax.tree.unflatten(structure, leaves), classifier, images_, labels_, keys_)
     split: Any = jax.tree.map(lambda array: jnp.moveaxis(array.reshape(batch, pairs, *array.shape[1:]), 1, 0), outcome)
-    return split.perturbation, flag_inputs(attack, given, labels, split.clean_logits[0])
+    return _with_faults(attack, given, labels, split)
+
+
+def _with_faults(attack: Any, given: jax.Array, labels: jax.Array, outcome: _Outcome) -> tuple[Perturbation, Facts]:
+    """The result with the faults of its images, labels and model: clean logits [B, K], or [R, B, K] of a stack."""
+    logits, result = outcome.clean_logits, outcome.perturbation
+    classes = logits.shape[-1]
+    faults = image_faults(attack, given, labels, classes) | model_faults(logits)
+    result = dataclasses.replace(result, faults=jnp.broadcast_to(faults, result.success.shape))
+    return result, collect_facts(faults, given, labels, classes)
 
 
 def _attack_batch(
@@ -132,8 +145,10 @@ def _attack_one(attack: Any, classifier: Classifier, image: jax.Array, label: ja
     logits = logits_of(state.image)
     clean_prediction = jnp.argmax(clean_logits).astype(jnp.int32)
     right = clean_prediction == label
-    success = right & is_fooled(logits, label)
+    criterion = criterion_of(attack)
+    success = right & criterion(logits, label)
     failure = jnp.where(state.failure == Failure.NONE, Failure.NOT_FOOLED, state.failure)
+    failure = jnp.where(criterion.possible(label), failure, Failure.LABEL_IS_TARGET)
     failure = jnp.where(right, failure, Failure.ALREADY_MISCLASSIFIED)
     perturbation = Perturbation(
         image=state.image,
@@ -148,6 +163,8 @@ def _attack_one(attack: Any, classifier: Classifier, image: jax.Array, label: ja
         linf=linf(state.image, image),
         calls=state.calls + 2,
         failure=jnp.where(success, Failure.NONE, failure).astype(jnp.int8),
+        non_finite=state.non_finite,
+        faults=jnp.zeros_like(label),
     )
     return _Outcome(perturbation, clean_logits)
 

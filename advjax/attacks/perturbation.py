@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from advjax.attacks.attack import Failure
+from advjax.attacks.faults import count_faults, raise_faults, warn_faults
 from advjax.value import value
 
 __all__ = ["Perturbation"]
@@ -20,14 +21,18 @@ class Perturbation:
       label: the labels given.
       clean_prediction: the model's class for the clean image.
       prediction: the model's class for exactly the image returned.
-      success: the clean image was answered rightly, the returned one is answered wrongly (by more than rounding
-        error: see `is_fooled`).
+      success: the clean image was answered rightly, and the returned one meets the attack's criterion: it is answered
+        wrongly, or with the class of `targeted` and `lbfgs(targets)`, by more than rounding error (see
+        `advjax.attacks.criteria`).
       scale: distance along the last ray, in units of the ray (linf units in [0, 1] for `fgs`, `fgv`, `hot_cold`),
-        before any last constraint (`Finish`).
+        before any last constraint (`Finish`). For `apgd` the step size that it ended with; 0 for `square` and `lbfgs`.
       l0: number of pixel positions changed.
       l1, l2, linf: norms of the difference, in units of [0, 1].
       calls: evaluations of the model: forward passes, a gradient counting as one.
       failure: a `Failure`, which says why `success` is False.
+      non_finite: some gradient of the image held NaN or infinity; those entries counted as zero.
+      faults: int32, bits of `Fault`: what is wrong with the image, its label or the model.  Never an image's own
+        fault where `perturb` was called outside a `jit`, since it raises then.
     """
 
     image: jax.Array
@@ -42,6 +47,34 @@ class Perturbation:
     linf: jax.Array
     calls: jax.Array
     failure: jax.Array
+    non_finite: jax.Array
+    faults: jax.Array
+
+    def check(self) -> None:
+        """Raises for what was wrong with images and labels, and warns of what is with the model.
+
+        For results of a `jit` of your own, inside which `perturb` cannot read the values; call it outside.
+
+        Raises:
+          ValueError: some images were not finite, not in [0, 1] or not on the attack's grid, or some labels are no
+            classes of the model.
+
+        Example:
+          >>> import jax, jax.numpy as jnp
+          >>> from advjax import fgs, from_function, perturb
+          >>> def model(weights, images):
+          ...     return images.reshape(images.shape[0], -1) @ weights
+          >>> classifier = from_function(model, jnp.ones((4, 3)))
+          >>> result = jax.jit(lambda x: perturb(fgs(0.1), classifier, x, jnp.array([0])))(jnp.full((1, 2, 2, 1), 1.7))
+          >>> result.check()
+          Traceback (most recent call last):
+          ValueError: images must be finite numbers in [0, 1], got others, which were clipped ...
+        """
+        if isinstance(self.faults, jax.core.Tracer):
+            raise ValueError("check() reads values: return the result from your jit and call it outside")
+        faults = np.asarray(self.faults)
+        raise_faults(faults)
+        warn_faults(faults, stacklevel=2)
 
     def to_uint8(self) -> np.ndarray:
         """The images as uint8, the same grey levels exactly.
@@ -81,10 +114,13 @@ class Perturbation:
         return paths
 
     def summary(self) -> str:
-        """One line: how many succeeded, and why the others did not.
+        """One line: how many succeeded, why the others did not, and what was wrong.
 
-        Example: `3 of 4 succeeded; 1 ALREADY_MISCLASSIFIED`.
+        Example: `3 of 4 succeeded; 1 ALREADY_MISCLASSIFIED; 2 with gradients not finite; faults: 1 OUT_OF_RANGE`.
         """
         success, failure = np.asarray(self.success), np.asarray(self.failure)
         reasons = [f"{np.sum(failure == f)} {f.name}" for f in Failure if f and np.any(failure == f)]
-        return "; ".join([f"{success.sum()} of {success.size} succeeded", *reasons])
+        broken, faults = int(np.sum(np.asarray(self.non_finite))), count_faults(np.asarray(self.faults))
+        wrong = [f"{broken} with gradients not finite"] if broken else []
+        wrong += [f"faults: {', '.join(faults)}"] if faults else []
+        return "; ".join([f"{success.sum()} of {success.size} succeeded", *reasons, *wrong])

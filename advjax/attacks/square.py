@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax.attacks.attack import Problem, State, check_count, first_state, is_clear
+from advjax.attacks.attack import Problem, State, check_count, first_state
 from advjax.attacks.constraints import Both, Box, Quantise, ball
+from advjax.attacks.criteria import Misclassified
 from advjax.attacks.directions import Chain
-from advjax.attacks.objectives import Margin
 from advjax.attacks.regions import mask_constraints, mask_directions
 from advjax.value import number, static, value
 
@@ -60,7 +60,7 @@ def square(
     grid = () if levels is None else (Quantise(levels, "inward"),)
     patches = SquareLinf(region) if norm == "linf" else SquareL2(region, Chain(mask_directions(mask)))
     constraint = Both((region, Box(), *grid, *mask_constraints(mask)))
-    return SquareSearch(Margin(), patches, constraint, p_init, queries)
+    return SquareSearch(patches, constraint, p_init, queries)
 
 
 class _Search(NamedTuple):
@@ -75,18 +75,18 @@ class SquareSearch:
     """See `square`, which makes it.
 
     Attributes:
-      judge: what proposals must raise; positive means success.
       patches: how proposals are drawn, `SquareLinf` or `SquareL2`.
       constraint: makes a proposal allowed, grid included.
       p_init: share of pixels changed by the first proposal.
       queries: most evaluations of the model.
+      criterion: whose lead proposals must raise; the search ends where it is met.
     """
 
-    judge: Any
     patches: Any
     constraint: Any
     p_init: float = number()
     queries: int = static()
+    criterion: Any = Misclassified()
     random = True
 
     def init(self, problem: Problem, key: jax.Array) -> State:
@@ -100,9 +100,9 @@ class SquareSearch:
         def read(candidate: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
             image = self.constraint(candidate, origin)
             logits = problem.logits(image)
-            lead = self.judge(logits, problem.label, problem.clean_logits)
+            lead, met = self.criterion.lead(logits, problem.label), self.criterion(logits, problem.label)
             # What is not a number would stay, since nothing is larger.
-            return image, jnp.where(jnp.isnan(lead), -jnp.inf, lead), is_clear(lead, logits)
+            return image, jnp.where(jnp.isnan(lead), -jnp.inf, lead), met
 
         def propose(s: _Search) -> _Search:
             halvings = jnp.sum(s.query > np.array([h * self.queries // 10_000 for h in _HALVINGS], np.int32))

@@ -1,0 +1,125 @@
+"""Faults: what only the data could tell is wrong with images, labels or model; found inside the compiled program.
+
+A compiled program cannot raise, so that it carries these flags out, one set for each image.  Whoever owns the program
+reads them on the host: `perturb` raises or warns; in a `jit` of your own `Perturbation.check` does so afterwards.
+"""
+
+import warnings
+from enum import IntFlag
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from advjax.attacks.constraints import Quantise
+from advjax.value import walk
+
+__all__ = ["Fault", "add_bits", "count_faults", "image_faults", "model_faults", "raise_faults", "warn_faults"]
+
+# Images may leave [0, 1], and the levels of their grid, by float error, not by more.
+_SLACK, _OFF_LEVEL = 1e-6, 1e-3
+
+
+class Fault(IntFlag):
+    """What is wrong with an image, its label or the model."""
+
+    NONE = 0
+    NOT_FINITE = 1
+    """A pixel is NaN or infinite."""
+    OUT_OF_RANGE = 2
+    """A pixel is not in [0, 1]: the attack saw it clipped."""
+    OFF_GRID = 4
+    """A pixel is between the grey levels that the attack rounds to: the attack saw it rounded."""
+    UNKNOWN_LABEL = 8
+    """The label is no class of the model."""
+    PROBABILITIES = 16
+    """The model seems to return probabilities, not logits (set for every image)."""
+    BATCH_DEPENDENT = 32
+    """The model answers an image otherwise beside other images than alone (set for every image)."""
+
+
+# What is raised for, and what is only warned of.
+_TEXTS = {
+    Fault.NOT_FINITE: "images must be finite numbers in [0, 1], got NaN or infinity",
+    Fault.OUT_OF_RANGE: "images must be finite numbers in [0, 1], got others, which were clipped (images that are "
+    "normalised by mean and standard deviation belong inside the model)",
+    Fault.OFF_GRID: "images must be on the grid of the attack's levels (k/255 by default), got values between the "
+    "levels, which were rounded: round them before, or make the attack with levels=None",
+    Fault.UNKNOWN_LABEL: "labels must be classes of the model, got others",
+}
+_WARNINGS = {
+    Fault.PROBABILITIES: "the classifier seems to return probabilities (non-negative, summing to 1): attacks need "
+    "logits, what comes before the softmax, or their gradients vanish",
+    Fault.BATCH_DEPENDENT: "the classifier answers an image otherwise beside other images than alone: it seems to be "
+    "in training mode (batch statistics), or to draw random numbers",
+}
+
+
+def image_faults(attack: Any, images: jax.Array, labels: jax.Array, classes: int) -> jax.Array:
+    """The faults of each image and label as bits of `Fault`, int32 [B]; a pure function, for inside a `jit`.
+
+    Args:
+      attack: whose grid the images must be on; None asks for none.
+      images: [B, H, W, C] floats, as given to `perturb`.
+      labels: [B] integers.
+      classes: how many the model has.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from advjax.attacks import Fault, fgs, image_faults
+      >>> images = jnp.stack([jnp.full((2, 2, 1), level) for level in (0.0, 2.0, 0.123)])
+      >>> [Fault(int(bits)).name for bits in image_faults(fgs(), images, jnp.array([0, 0, 9]), 3)]
+      ['NONE', 'OUT_OF_RANGE', 'OFF_GRID|UNKNOWN_LABEL']
+    """
+    axes = tuple(range(1, images.ndim))
+    off_grid = jnp.zeros_like(labels, dtype=jnp.bool_)
+    for part in walk(attack):
+        if isinstance(part, Quantise):
+            off_level = jnp.abs(images - part.snap(images)) * float(part.levels - 1)
+            off_grid = off_grid | jnp.any(off_level > _OFF_LEVEL, axis=axes)
+    return add_bits(
+        {
+            Fault.NOT_FINITE: ~jnp.all(jnp.isfinite(images), axis=axes),
+            Fault.OUT_OF_RANGE: jnp.any((images < -_SLACK) | (images > 1 + _SLACK), axis=axes),
+            Fault.OFF_GRID: off_grid,
+            Fault.UNKNOWN_LABEL: (labels < 0) | (labels >= classes),
+        }
+    )
+
+
+def model_faults(logits: jax.Array) -> jax.Array:
+    """The faults of the model that the clean logits [..., K] of a batch tell, an int32."""
+    sums = jnp.abs(jnp.sum(logits, axis=-1) - 1.0) < 1e-3
+    return add_bits({Fault.PROBABILITIES: jnp.all(logits >= 0) & jnp.all(sums)})
+
+
+def add_bits(flags: dict[Fault, jax.Array]) -> jax.Array:
+    """Flags by the fault that they are of, as bits of int32."""
+    bits = [jnp.where(flag, jnp.int32(fault), jnp.int32(0)) for fault, flag in flags.items()]
+    return jnp.sum(jnp.stack(bits), axis=0)
+
+
+def count_faults(faults: np.ndarray) -> list[str]:
+    """How many images have each fault, `["2 OUT_OF_RANGE"]`; a model's own fault without a number."""
+    named = []
+    for fault in Fault:
+        count = int(np.sum((faults & fault) != 0))
+        if count:
+            named.append(f"{count} {fault.name}" if fault in _TEXTS else str(fault.name))
+    return named
+
+
+def raise_faults(faults: np.ndarray) -> None:
+    """Raises ValueError for faults of images and labels."""
+    counts = {fault: int(np.sum((faults & fault) != 0)) for fault in _TEXTS}
+    errors = [f"{_TEXTS[fault]} ({count} of {faults.size})" for fault, count in counts.items() if count]
+    if errors:
+        raise ValueError("; ".join(errors))
+
+
+def warn_faults(faults: np.ndarray, stacklevel: int) -> None:
+    """Warns of faults of the model."""
+    for fault, text in _WARNINGS.items():
+        if np.any(faults & fault):
+            warnings.warn(text, stacklevel=stacklevel + 1)
