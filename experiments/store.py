@@ -10,7 +10,7 @@ import platform
 import time
 from collections.abc import Callable
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -18,6 +18,9 @@ import numpy as np
 import advjax
 from advjax.files import write_text, write_whole
 from advjax.lock import FolderInUseError, FolderLock
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Arrays", "Store", "fingerprint", "hardware", "open_store", "versions"]
 
@@ -74,6 +77,11 @@ class Store:
     def write_text(self, name: str, text: str) -> None:
         """Writes a file of the report, whole or not at all."""
         write_text(self.root / name, text)
+
+    def write_figure(self, name: str, figure: "Figure") -> None:
+        """Writes a picture of the report, whole or not at all; the end of its name says the format."""
+        form = pathlib.PurePath(name).suffix.removeprefix(".")
+        write_whole(self.root / name, lambda file: figure.savefig(file, format=form))
 
     def write_config(self, config: Any, **more: Any) -> None:
         """`config.json`: the configuration, the machine, the versions, and `more`."""

@@ -108,8 +108,8 @@ class Perturbation:
         for index in np.ndindex(pixels.shape[:-3]):
             *stacked, number = index
             path = folder / ("".join(f"{i}_" for i in stacked) + f"{number:05d}.png")
-            picture = pixels[index]
-            Image.fromarray(picture[..., 0] if channels == 1 else picture).save(path)
+            picture = Image.fromarray(pixels[index][..., 0] if channels == 1 else pixels[index])
+            write_whole(path, functools.partial(picture.save, format="PNG"))
             paths.append(path)
         return paths
 

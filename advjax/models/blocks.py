@@ -14,6 +14,7 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "ConvNorm",
+    "caffe_input",
     "conv",
     "flatten",
     "normalize",
@@ -40,6 +41,20 @@ def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
     """
     shift, scale = (jnp.asarray(each, images.dtype)[None, None, None] for each in (mean, std))
     return (images - shift) / scale
+
+
+def caffe_input(images: jax.Array, bgr_mean: tuple[float, ...], scale: float = 1.0) -> jax.Array:
+    """`scale` times (grey levels in blue, green, red, less `bgr_mean`): what Caffe's networks for ImageNet read.
+
+    Args:
+        images: float32 [B, H, W, 3] in [0, 1], red first.
+        bgr_mean: in grey levels, blue first.
+        scale: factor, 1 in most networks.
+
+    >>> caffe_input(jnp.ones((1, 1, 1, 3)), (104.0, 117.0, 123.0)).ravel().tolist()
+    [151.0, 138.0, 132.0]
+    """
+    return normalize(images[..., ::-1] * 255, bgr_mean, (1 / scale,) * 3)
 
 
 def flatten(x: jax.Array) -> jax.Array:

@@ -7,14 +7,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from advjax.models.blocks import HE_FAN_IN, IMAGENET_MEAN, IMAGENET_STD, conv, normalize
-from advjax.models.checkpoint_names import Names, names_of, torch_name
+from advjax.models.blocks import HE_FAN_IN, IMAGENET_MEAN, IMAGENET_STD, caffe_input, conv, normalize
+from advjax.models.checkpoint_names import Names, caffe_names, names_of, torch_name
 from advjax.models.layers import avg_pool, batch_norm, check_images, fan_in_uniform, max_pool
 from advjax.models.taps import Tap, untapped
 
 __all__ = ["DenseNet", "densenet169"]
 
 _BOTTLENECK = 4
+# What shicai/DenseNet-Caffe, the public Caffe copy of the authors' weights, subtracts and multiplies by.
+_BGR_MEAN, _BGR_SCALE = (103.94, 116.78, 123.68), 0.017
 
 
 class DenseNet(nnx.Module):
@@ -33,6 +35,8 @@ class DenseNet(nnx.Module):
         depths: layers of each block.
         num_classes: number of logits.
         growth: channels that a layer appends.
+        caffe: read images as the public Caffe copy of the network does (grey levels in blue, green, red less
+            (103.94, 116.78, 123.68), times 0.017), and its weights.
         rngs: `nnx.Rngs`; the stream `params` draws the weights.
 
     Taps: input, stem, denseblock1, transition1, denseblock2, ... (each block and transition), pool, penultimate.
@@ -43,10 +47,18 @@ class DenseNet(nnx.Module):
     (2, 10)
     """
 
-    def __init__(self, depths: Sequence[int], num_classes: int = 1000, *, growth: int = 32, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self,
+        depths: Sequence[int],
+        num_classes: int = 1000,
+        *,
+        growth: int = 32,
+        caffe: bool = False,
+        rngs: nnx.Rngs,
+    ) -> None:
         if not depths or min(depths) < 1:
             raise ValueError(f"depths must be numbers of layers, 1 or more each, got {tuple(depths)}")
-        self.blocks = len(depths)
+        self.blocks, self.caffe = len(depths), caffe
         channels = 2 * growth
         self.conv0 = conv(3, channels, 7, 2, kernel_init=HE_FAN_IN, rngs=rngs)
         self.norm0 = batch_norm(channels, rngs=rngs)
@@ -63,7 +75,9 @@ class DenseNet(nnx.Module):
     def __call__(self, images: jax.Array, tap: Tap = untapped) -> jax.Array:
         """Logits float32 [B, num_classes] of RGB images float32 [B, H, W, 3] in [0, 1]; 224x224 in the paper."""
         check_images(images, None, None, 3)
-        x = tap("input", normalize(images, IMAGENET_MEAN, IMAGENET_STD))
+        caffe = self.caffe
+        x = caffe_input(images, _BGR_MEAN, _BGR_SCALE) if caffe else normalize(images, IMAGENET_MEAN, IMAGENET_STD)
+        x = tap("input", x)
         x = tap("stem", max_pool(nnx.relu(self.norm0(self.conv0(x))), 3, 2, 1))
         for block in range(1, self.blocks + 1):
             for layer in getattr(self, f"denseblock{block}"):
@@ -75,9 +89,14 @@ class DenseNet(nnx.Module):
         return tap("penultimate", self.classifier(x))
 
     def checkpoint_names(self, kind: str) -> list[Names]:
-        """torchvision's and timm's names, and `norm.1` for `norm1` as in the files that torchvision publishes."""
-        if kind != "torch":
+        """torchvision's and timm's names, and `norm.1` for `norm1` as in the files that torchvision publishes.
+
+        With `caffe` those of shicai/DenseNet-Caffe.
+        """
+        if kind != ("caffe" if self.caffe else "torch"):
             return []
+        if self.caffe:
+            return [caffe_names(self, lambda module: _caffe_layer(module, self.blocks))]
         return [names_of(self, _torch_name), names_of(self, lambda path: _DOTTED.sub(r"\1.\2", _torch_name(path)))]
 
 
@@ -89,6 +108,19 @@ def _torch_name(path: str) -> str:
     if name.startswith("classifier"):
         return name
     return "features." + re.sub(r"^(denseblock\d+)\.(\d+)", lambda m: f"{m[1]}.denselayer{int(m[2]) + 1}", name)
+
+
+def _caffe_layer(module: str, blocks: int) -> str | tuple[str, str]:
+    if module == "classifier":
+        return "fc6"
+    found = {"conv0": "conv1", "norm0": "conv1", "norm5": f"conv{blocks + 1}_blk"}.get(module)
+    if found is None:
+        owner, *_, part = module.split("/")
+        stage = int(re.sub(r"\D", "", owner)) + 1
+        found = f"conv{stage}_blk"
+        if owner.startswith("denseblock"):
+            found = f"conv{stage}_{int(module.split('/')[1]) + 1}/x{part[-1]}"
+    return (f"{found}/bn", f"{found}/scale") if "norm" in module else found
 
 
 class _DenseLayer(nnx.Module):
@@ -114,6 +146,6 @@ class _Transition(nnx.Module):
         return avg_pool(self.conv(nnx.relu(self.norm(x))), 2, 2)
 
 
-def densenet169(num_classes: int = 1000, *, rngs: nnx.Rngs) -> DenseNet:
+def densenet169(num_classes: int = 1000, *, caffe: bool = False, rngs: nnx.Rngs) -> DenseNet:
     """DenseNet-169: 14,149,480 parameters, 3,360M multiply-adds at 224x224."""
-    return DenseNet((6, 12, 32, 32), num_classes, rngs=rngs)
+    return DenseNet((6, 12, 32, 32), num_classes, caffe=caffe, rngs=rngs)

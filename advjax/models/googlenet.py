@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from advjax.models.blocks import ConvNorm, flatten, normalize
+from advjax.models.blocks import ConvNorm, caffe_input, flatten, normalize
 from advjax.models.checkpoint_names import Names, names_of, torch_name
 from advjax.models.layers import avg_pool, check_images, fan_in_uniform, max_pool
 from advjax.models.taps import Tap, untapped
@@ -116,7 +116,7 @@ class GoogLeNet(nnx.Module):
     def _normalize(self, images: jax.Array) -> jax.Array:
         if self.batch_norm:
             return normalize(images, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-        return normalize(images[..., ::-1] * 255, _BGR_MEAN, (1.0, 1.0, 1.0))
+        return caffe_input(images, _BGR_MEAN)
 
     def _response_norm(self, x: jax.Array) -> jax.Array:
         return x if self.batch_norm else local_response_norm(x, size=5, alpha=1e-4, beta=0.75)

@@ -78,20 +78,21 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
         "stochastic-resnet110": Network(stochastic_resnet110, _CIFAR, "Huang et al. 2016", "1.7M"),
         "stochastic-resnet152": Network(stochastic_resnet152, _CIFAR, "Huang et al. 2016"),
         "vgg16": Network(Vgg16, _IMAGENET, "Simonyan and Zisserman 2015", "138,357,544"),
+        "vgg16-caffe": Network(partial(Vgg16, caffe=True), _IMAGENET, "Simonyan and Zisserman 2015", "138,357,544"),
         "googlenet": Network(GoogLeNet, _IMAGENET, "Szegedy et al. 2015; BVLC", "13,378,280", squash=True),
         "googlenet-no-heads": Network(
             partial(GoogLeNet, aux=False), _IMAGENET, "Szegedy et al. 2015; BVLC", "6.99M", squash=True
         ),
         "resnet50": Network(resnet50, _IMAGENET, "He et al. 2016", "25,557,032", "4.09G"),
-        "resnet50-caffe": Network(
-            partial(resnet50, stride_in_first=True), _IMAGENET, "He et al. 2016", "25,557,032", "3.86G"
-        ),
+        "resnet50-caffe": Network(partial(resnet50, caffe=True), _IMAGENET, "He et al. 2016", "25,557,032", "3.86G"),
         "resnet101": Network(resnet101, _IMAGENET, "He et al. 2016", "44,549,160"),
+        "resnet101-caffe": Network(partial(resnet101, caffe=True), _IMAGENET, "He et al. 2016", "44,549,160"),
         "resnet152": Network(resnet152, _IMAGENET, "He et al. 2016", "60,192,808"),
-        "resnet152-caffe": Network(
-            partial(resnet152, stride_in_first=True), _IMAGENET, "He et al. 2016", "60,192,808", "11.3G"
-        ),
+        "resnet152-caffe": Network(partial(resnet152, caffe=True), _IMAGENET, "He et al. 2016", "60,192,808", "11.3G"),
         "densenet169": Network(densenet169, _IMAGENET, "Huang et al. 2017", "14,149,480"),
+        "densenet169-caffe": Network(
+            partial(densenet169, caffe=True), _IMAGENET, "Huang et al. 2017; shicai/DenseNet-Caffe", "14,149,480"
+        ),
         "inception-v3": Network(InceptionV3, (299, 299, 3), "Szegedy et al. 2016", "27,161,264"),
         "inception-v3-no-head": Network(
             partial(InceptionV3, aux=False), (299, 299, 3), "Szegedy et al. 2016", "23,834,568"
@@ -106,7 +107,15 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
         "nasnet-a-large": Network(nasnet_a_large, (331, 331, 3), "Zoph et al. 2018", "88.9M", "23.8G"),
         "nasnet-a-mobile": Network(nasnet_a_mobile, _IMAGENET, "Zoph et al. 2018", "5.3M", "564M"),
         "senet154": Network(senet154, (320, 320, 3), "Hu et al. 2018", "145.8M (the released net: 115.1M)", "42.3G"),
+        "senet154-caffe": Network(
+            partial(senet154, caffe=True),
+            (320, 320, 3),
+            "Hu et al. 2018",
+            "145.8M (the released net: 115.1M)",
+            "42.3G",
+        ),
         "se-resnet50": Network(se_resnet50, _IMAGENET, "Hu et al. 2018", "28.1M", "3.87G"),
+        "se-resnet50-caffe": Network(partial(se_resnet50, caffe=True), _IMAGENET, "Hu et al. 2018", "28.1M", "3.87G"),
     }
 )
 """Every network of the library by name. CondenseNet's published sizes are those after `convert`, and its published

@@ -1,18 +1,20 @@
-"""ResNet-50, -101 and -152 for ImageNet, with the stride where torchvision or where Caffe's originals have it."""
+"""ResNet-50, -101 and -152 for ImageNet, as torchvision has them or as the authors published them in Caffe."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 from flax import nnx
 
-from advjax.models.blocks import IMAGENET_MEAN, IMAGENET_STD, conv, normalize
-from advjax.models.checkpoint_names import Names, names_of, torch_name
+from advjax.models.blocks import IMAGENET_MEAN, IMAGENET_STD, caffe_input, conv, normalize
+from advjax.models.checkpoint_names import Names, caffe_names, names_of, torch_name
 from advjax.models.layers import batch_norm, check_images, fan_in_uniform, max_pool
 from advjax.models.taps import Tap, untapped
 
 __all__ = ["ResNet", "resnet50", "resnet101", "resnet152"]
 
 _EXPANSION = 4
+# The mean colour (blue, green, red) of ResNet_mean.binaryproto, the picture that the authors subtract.
+_BGR_MEAN = (103.06262, 115.902885, 123.15163)
 
 
 class ResNet(nnx.Module):
@@ -23,17 +25,21 @@ class ResNet(nnx.Module):
 
         x <- relu(BN(conv 1x1) o relu(BN(conv 3x3)) o relu(BN(conv 1x1)) (x) + shortcut(x)),
 
-    and from the second stage on its first one halves the image: in the 3x3 convolution as in torchvision, or in
-    the first 1x1 convolution as in the paper and in Caffe's networks, which costs 6 % fewer multiply-adds.
+    and from the second stage on its first one halves the image: in the 3x3 convolution as in torchvision, or with
+    `caffe` in the first 1x1 convolution as in the paper, which costs 6 % fewer multiply-adds.
 
     Kernels start as N(0, 2 / fan_out), the dense layer as U(+-1/sqrt(fan_in)) (torchvision). Images are
     normalised by ImageNet's mean and standard deviation.
+
+    `caffe` is the network whose weights the authors published: strides as in the paper, no padding of the first pool
+    but sizes rounded up, images as grey levels in blue, green, red less (103.06, 115.90, 123.15), the mean colour of
+    the picture that they subtracted (it is from 6 below to 13 above it).
 
     Args:
         depths: blocks of each stage.
         num_classes: number of logits.
         width: channels of the first stage.
-        stride_in_first: halve the image in a block's first convolution, as in the paper.
+        caffe: be the authors' Caffe network, and read its weights.
         rngs: `nnx.Rngs`; the stream `params` draws the weights.
 
     Taps: input, stem, layer1/0, layer1/1, ... layer4/2 (each block), pool, penultimate.
@@ -51,12 +57,12 @@ class ResNet(nnx.Module):
         num_classes: int = 1000,
         *,
         width: int = 64,
-        stride_in_first: bool = False,
+        caffe: bool = False,
         rngs: nnx.Rngs,
     ) -> None:
         if len(depths) != 4 or min(depths) < 1:
             raise ValueError(f"depths must be four numbers of blocks, 1 or more each, got {tuple(depths)}")
-        self.stride_in_first = stride_in_first
+        self.caffe = caffe
         self.conv1 = conv(3, width, 7, 2, rngs=rngs)
         self.bn1 = batch_norm(width, rngs=rngs)
         inputs = width
@@ -64,7 +70,7 @@ class ResNet(nnx.Module):
             channels, stride = width * 2**stage, min(stage, 1) + 1
             blocks = []
             for index in range(depth):
-                blocks.append(_Bottleneck(inputs, channels, stride if index == 0 else 1, stride_in_first, rngs))
+                blocks.append(_Bottleneck(inputs, channels, stride if index == 0 else 1, caffe, rngs))
                 inputs = channels * _EXPANSION
             setattr(self, f"layer{stage + 1}", nnx.List(blocks))
         uniform = fan_in_uniform(inputs)
@@ -73,8 +79,9 @@ class ResNet(nnx.Module):
     def trunk(self, images: jax.Array, tap: Tap = untapped) -> jax.Array:
         """The features before the mean, float32 [B, H/32, W/32, 32 `width`], of images as in a call."""
         check_images(images, None, None, 3)
-        x = tap("input", normalize(images, IMAGENET_MEAN, IMAGENET_STD))
-        x = tap("stem", max_pool(nnx.relu(self.bn1(self.conv1(x))), 3, 2, 1))
+        x = caffe_input(images, _BGR_MEAN) if self.caffe else normalize(images, IMAGENET_MEAN, IMAGENET_STD)
+        x = nnx.relu(self.bn1(self.conv1(tap("input", x))))
+        x = tap("stem", max_pool(x, 3, 2, ceil=True) if self.caffe else max_pool(x, 3, 2, 1))
         for stage in range(1, 5):
             for index, block in enumerate(getattr(self, f"layer{stage}")):
                 x = tap(f"layer{stage}/{index}", block(x))
@@ -86,14 +93,27 @@ class ResNet(nnx.Module):
         return tap("penultimate", self.fc(x))
 
     def checkpoint_names(self, kind: str) -> list[Names]:
-        """The names in torchvision's and timm's checkpoints; their networks have the stride in the 3x3 convolution."""
-        return [names_of(self, torch_name)] if kind == "torch" and not self.stride_in_first else []
+        """The names in torchvision's and timm's checkpoints, with `caffe` those in the authors' three files.
+
+        Theirs letter the blocks of a stage, or number them in the long stages of ResNet-101 and -152; and the first
+        convolution of ResNet-50 has a bias, which here goes into the mean of its batch norm.
+        """
+        if kind != ("caffe" if self.caffe else "torch"):
+            return []
+        if not self.caffe:
+            return [names_of(self, torch_name)]
+        spellings: list[Names] = []
+        for numbered in (False, True):
+            names = dict(caffe_names(self, _caffe_layer(numbered)))
+            biased = names | {"bn1/mean": names["bn1/mean"]._replace(less="conv1[1]")}
+            spellings += [names, biased]
+        return spellings
 
 
 class _Bottleneck(nnx.Module):
-    def __init__(self, inputs: int, channels: int, stride: int, stride_in_first: bool, rngs: nnx.Rngs) -> None:
+    def __init__(self, inputs: int, channels: int, stride: int, caffe: bool, rngs: nnx.Rngs) -> None:
         outputs = channels * _EXPANSION
-        first, second = (stride, 1) if stride_in_first else (1, stride)
+        first, second = (stride, 1) if caffe else (1, stride)
         self.conv1 = conv(inputs, channels, 1, first, rngs=rngs)
         self.bn1 = batch_norm(channels, rngs=rngs)
         self.conv2 = conv(channels, channels, 3, second, rngs=rngs)
@@ -113,20 +133,38 @@ class _Bottleneck(nnx.Module):
         return nnx.relu(self.bn3(self.conv3(x)) + shortcut)
 
 
-def resnet50(num_classes: int = 1000, *, stride_in_first: bool = False, rngs: nnx.Rngs) -> ResNet:
-    """ResNet-50: 25,557,032 parameters, 4,089M multiply-adds at 224x224 (3,858M with `stride_in_first`).
+def _caffe_layer(numbered: bool) -> Callable[[str], str | tuple[str, str]]:
+    def name(module: str) -> str | tuple[str, str]:
+        if module == "bn1":
+            return "bn_conv1", "scale_conv1"
+        if module in ("conv1", "fc"):
+            return "fc1000" if module == "fc" else module
+        layer, index, *parts = module.split("/")
+        stage = int(layer.removeprefix("layer")) + 1
+        block = f"b{index}" if numbered and stage in (3, 4) and index != "0" else chr(ord("a") + int(index))
+        if parts[0] == "downsample":
+            place, is_norm = f"{stage}{block}_branch1", parts[1] == "1"
+        else:
+            place, is_norm = f"{stage}{block}_branch2{'abc'[int(parts[0][-1]) - 1]}", parts[0].startswith("bn")
+        return (f"bn{place}", f"scale{place}") if is_norm else f"res{place}"
+
+    return name
+
+
+def resnet50(num_classes: int = 1000, *, caffe: bool = False, rngs: nnx.Rngs) -> ResNet:
+    """ResNet-50: 25,557,032 parameters, 4,089M multiply-adds at 224x224 (3,858M with `caffe`).
 
     >>> nnx.eval_shape(lambda: resnet50(rngs=nnx.Rngs(0))).fc.kernel.shape
     (2048, 1000)
     """
-    return ResNet((3, 4, 6, 3), num_classes, stride_in_first=stride_in_first, rngs=rngs)
+    return ResNet((3, 4, 6, 3), num_classes, caffe=caffe, rngs=rngs)
 
 
-def resnet101(num_classes: int = 1000, *, stride_in_first: bool = False, rngs: nnx.Rngs) -> ResNet:
-    """ResNet-101: 44,549,160 parameters, 7,801M multiply-adds at 224x224 (7,570M with `stride_in_first`)."""
-    return ResNet((3, 4, 23, 3), num_classes, stride_in_first=stride_in_first, rngs=rngs)
+def resnet101(num_classes: int = 1000, *, caffe: bool = False, rngs: nnx.Rngs) -> ResNet:
+    """ResNet-101: 44,549,160 parameters, 7,801M multiply-adds at 224x224 (7,570M with `caffe`)."""
+    return ResNet((3, 4, 23, 3), num_classes, caffe=caffe, rngs=rngs)
 
 
-def resnet152(num_classes: int = 1000, *, stride_in_first: bool = False, rngs: nnx.Rngs) -> ResNet:
-    """ResNet-152: 60,192,808 parameters, 11,514M multiply-adds at 224x224 (11,282M with `stride_in_first`)."""
-    return ResNet((3, 8, 36, 3), num_classes, stride_in_first=stride_in_first, rngs=rngs)
+def resnet152(num_classes: int = 1000, *, caffe: bool = False, rngs: nnx.Rngs) -> ResNet:
+    """ResNet-152: 60,192,808 parameters, 11,514M multiply-adds at 224x224 (11,282M with `caffe`)."""
+    return ResNet((3, 8, 36, 3), num_classes, caffe=caffe, rngs=rngs)

@@ -1,12 +1,12 @@
 """Squeeze-and-excitation networks for ImageNet: SENet-154 and SE-ResNet-50."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 from flax import nnx
 
-from advjax.models.blocks import HE_FAN_OUT, IMAGENET_MEAN, IMAGENET_STD, conv, normalize
-from advjax.models.checkpoint_names import Names, names_of, torch_name
+from advjax.models.blocks import HE_FAN_OUT, IMAGENET_MEAN, IMAGENET_STD, caffe_input, conv, normalize
+from advjax.models.checkpoint_names import Names, caffe_names, names_of, torch_name
 from advjax.models.layers import batch_norm, check_images, fan_in_uniform, max_pool
 from advjax.models.taps import Tap, untapped
 
@@ -14,6 +14,7 @@ __all__ = ["SENet", "senet154", "se_resnet50"]
 
 _EXPANSION = 4
 _REDUCTION = 16
+_BGR_MEAN = (104.0, 117.0, 123.0)
 
 
 class SENet(nnx.Module):
@@ -36,6 +37,8 @@ class SENet(nnx.Module):
         num_classes: number of logits.
         width: channels of the first stage.
         groups: of the 3x3 convolutions.
+        caffe: read images as the authors' Caffe networks do (grey levels in blue, green, red less (104, 117, 123)
+            instead of a normalisation by ImageNet's mean and standard deviation), and their weights.
         rngs: `nnx.Rngs`; the streams `params` (weights) and `dropout`.
 
     Raises:
@@ -57,10 +60,12 @@ class SENet(nnx.Module):
         *,
         width: int = 64,
         groups: int = 1,
+        caffe: bool = False,
         rngs: nnx.Rngs,
     ) -> None:
         if len(depths) != 4 or min(depths) < 1:
             raise ValueError(f"depths must be four numbers of blocks, 1 or more each, got {tuple(depths)}")
+        self.caffe = caffe
         self.layer0 = _Stem(width, groups, rngs)
         inputs = width if groups == 1 else 2 * width
         for stage, depth in enumerate(depths):
@@ -77,7 +82,8 @@ class SENet(nnx.Module):
     def __call__(self, images: jax.Array, tap: Tap = untapped) -> jax.Array:
         """Logits float32 [B, num_classes] of RGB images float32 [B, H, W, 3] in [0, 1]; 224x224 or 320x320."""
         check_images(images, None, None, 3)
-        x = tap("input", normalize(images, IMAGENET_MEAN, IMAGENET_STD))
+        x = caffe_input(images, _BGR_MEAN) if self.caffe else normalize(images, IMAGENET_MEAN, IMAGENET_STD)
+        x = tap("input", x)
         x = tap("stem", max_pool(self.layer0(x), 3, 2, ceil=True))
         for stage in range(1, 5):
             for index, block in enumerate(getattr(self, f"layer{stage}")):
@@ -86,8 +92,10 @@ class SENet(nnx.Module):
         return tap("penultimate", self.last_linear(self.dropout(x)))
 
     def checkpoint_names(self, kind: str) -> list[Names]:
-        """The names in timm's checkpoints (`legacy_senet154`, `legacy_seresnet50`)."""
-        return [names_of(self, torch_name)] if kind == "torch" else []
+        """The names in timm's checkpoints (`legacy_senet154`, `legacy_seresnet50`), with `caffe` the authors'."""
+        if kind != ("caffe" if self.caffe else "torch"):
+            return []
+        return [caffe_names(self, _caffe_layer(self.layer0.count)) if self.caffe else names_of(self, torch_name)]
 
 
 class _Stem(nnx.Module):
@@ -153,7 +161,34 @@ def _dense(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Conv:
     return nnx.Conv(inputs, outputs, (1, 1), kernel_init=HE_FAN_OUT, bias_init=fan_in_uniform(inputs), rngs=rngs)
 
 
-def senet154(num_classes: int = 1000, *, rngs: nnx.Rngs) -> SENet:
+def _caffe_layer(convs_of_stem: int) -> Callable[[str], str | tuple[str, str]]:
+    stem = {1: ("conv1/7x7_s2",), 3: ("conv1_1/3x3_s2", "conv1_2/3x3", "conv1_3/3x3")}[convs_of_stem]
+    block = {
+        "conv1": "1x1_reduce",
+        "conv2": "3x3",
+        "conv3": "1x1_increase",
+        "se_module/fc1": "1x1_down",
+        "se_module/fc2": "1x1_up",
+        "downsample/0": "1x1_proj",
+    }
+
+    def name(module: str) -> str | tuple[str, str]:
+        if module == "last_linear":
+            return "classifier"
+        # A batch norm is called after its convolution.
+        place = module.replace("bn", "conv").replace("downsample/1", "downsample/0")
+        layer, rest = place.split("/", 1)
+        if layer == "layer0":
+            found = stem[int(rest.removeprefix("conv")) - 1]
+        else:
+            index, part = rest.split("/", 1)
+            found = f"conv{int(layer.removeprefix('layer')) + 1}_{int(index) + 1}_{block[part]}"
+        return found if place == module else (f"{found}/bn", f"{found}/bn/scale")
+
+    return name
+
+
+def senet154(num_classes: int = 1000, *, caffe: bool = False, rngs: nnx.Rngs) -> SENet:
     """SENet-154: 115,088,984 parameters, 20,688M multiply-adds at 224x224 and 42,212M at 320x320.
 
     The released network has this size; the 145.8M of the NASNet paper's table, which Di et al. repeat, is another.
@@ -162,14 +197,14 @@ def senet154(num_classes: int = 1000, *, rngs: nnx.Rngs) -> SENet:
     >>> len(abstract(senet154).layer3)
     36
     """
-    return SENet((3, 8, 36, 3), num_classes, groups=64, rngs=rngs)
+    return SENet((3, 8, 36, 3), num_classes, groups=64, caffe=caffe, rngs=rngs)
 
 
-def se_resnet50(num_classes: int = 1000, *, rngs: nnx.Rngs) -> SENet:
+def se_resnet50(num_classes: int = 1000, *, caffe: bool = False, rngs: nnx.Rngs) -> SENet:
     """SE-ResNet-50: 28,088,024 parameters, 3,860M multiply-adds at 224x224.
 
     >>> from advjax.models.counting import abstract
     >>> len(abstract(se_resnet50).layer3)
     6
     """
-    return SENet((3, 4, 6, 3), num_classes, rngs=rngs)
+    return SENet((3, 4, 6, 3), num_classes, caffe=caffe, rngs=rngs)

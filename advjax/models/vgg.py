@@ -3,14 +3,16 @@
 import jax
 from flax import nnx
 
-from advjax.models.blocks import HE_FAN_OUT, IMAGENET_MEAN, IMAGENET_STD, flatten, normalize
-from advjax.models.checkpoint_names import Names, names_of, torch_name
+from advjax.models.blocks import HE_FAN_OUT, IMAGENET_MEAN, IMAGENET_STD, caffe_input, flatten, normalize
+from advjax.models.checkpoint_names import Names, caffe_names, names_of, torch_name
 from advjax.models.layers import check_images, max_pool
 from advjax.models.taps import Tap, untapped
 
 __all__ = ["Vgg16"]
 
 _DEPTHS = (2, 2, 3, 3, 3)
+# Blue, green, red in grey levels, as the authors' notes to VGG_ILSVRC_16_layers.caffemodel ask for.
+_BGR_MEAN = (103.939, 116.779, 123.68)
 _DENSE_NORMAL = nnx.initializers.normal(0.01)
 
 
@@ -20,13 +22,15 @@ class Vgg16(nnx.Module):
     Five stages of two, two, three, three and three 3x3 convolutions with ReLU, with 64, 128, 256, 512 and 512
     channels, a max pool 2/2 after each -> dense 4096 -> ReLU -> dropout -> dense 4096 -> ReLU -> dropout -> dense
     `num_classes`. Kernels start as N(0, 2 / fan_out), dense weights as N(0, 0.01^2), biases as 0 (torchvision).
-    Images are normalised by ImageNet's mean and standard deviation.
+    Images are normalised by ImageNet's mean and standard deviation, or with `caffe` become grey levels in blue, green,
+    red less (103.939, 116.779, 123.68).
 
     Args:
         num_classes: number of logits.
         image_size: height and width of the images, a multiple of 32; it sets the size of the first dense layer.
         width: channels of the first stage; 8 times as many in the last two, 64 times in the dense layers.
         dropout: the rate between the dense layers.
+        caffe: read images as the authors' Caffe network does, and its weights.
         rngs: `nnx.Rngs`; the stream `params` draws the weights, `dropout` the masks.
 
     Taps: input, stage1, ... stage5, dense1, dense2, penultimate.
@@ -45,11 +49,12 @@ class Vgg16(nnx.Module):
         image_size: int = 224,
         width: int = 64,
         dropout: float = 0.5,
+        caffe: bool = False,
         rngs: nnx.Rngs,
     ) -> None:
         if image_size < 32 or image_size % 32:
             raise ValueError(f"image_size must be a multiple of 32, got {image_size}")
-        self.image_size = image_size
+        self.image_size, self.caffe = image_size, caffe
         inputs = 3
         for stage, depth in enumerate(_DEPTHS):
             channels = width * min(2**stage, 8)
@@ -68,7 +73,8 @@ class Vgg16(nnx.Module):
     def __call__(self, images: jax.Array, tap: Tap = untapped) -> jax.Array:
         """Logits float32 [B, num_classes] of RGB images float32 [B, image_size, image_size, 3] in [0, 1]."""
         check_images(images, self.image_size, self.image_size, 3)
-        x = tap("input", normalize(images, IMAGENET_MEAN, IMAGENET_STD))
+        x = caffe_input(images, _BGR_MEAN) if self.caffe else normalize(images, IMAGENET_MEAN, IMAGENET_STD)
+        x = tap("input", x)
         for stage in range(1, len(_DEPTHS) + 1):
             for conv in getattr(self, f"stage{stage}"):
                 x = nnx.relu(conv(x))
@@ -78,9 +84,14 @@ class Vgg16(nnx.Module):
         return tap("penultimate", self.dense3(x))
 
     def checkpoint_names(self, kind: str) -> list[Names]:
-        """torchvision numbers all layers, ReLU and pools included; timm keeps the dense ones as convolutions."""
-        if kind != "torch":
+        """torchvision numbers all layers, ReLU and pools included; timm keeps the dense ones as convolutions.
+
+        With `caffe` those of VGG_ILSVRC_16_layers.caffemodel.
+        """
+        if kind != ("caffe" if self.caffe else "torch"):
             return []
+        if self.caffe:
+            return [caffe_names(self, _caffe_layer)]
         convs, layer = {}, 0
         for stage, depth in enumerate(_DEPTHS):
             for index in range(depth):
@@ -98,3 +109,10 @@ class Vgg16(nnx.Module):
             return names_of(self, name)
 
         return [spelled(torchvision), spelled(timm)]
+
+
+def _caffe_layer(module: str) -> str:
+    if module.startswith("dense"):
+        return f"fc{int(module.removeprefix('dense')) + 5}"
+    stage, index = module.removeprefix("stage").split("/")
+    return f"conv{stage}_{int(index) + 1}"

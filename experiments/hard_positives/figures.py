@@ -34,7 +34,7 @@ def draw(
     if bands:
         figures["fig6.png"] = _fig6(config, basic, bands)
     for name, figure in figures.items():
-        figure.savefig(store.root / name)
+        store.write_figure(name, figure)
     return list(figures)
 
 

@@ -31,7 +31,7 @@ def report(config: Config, store: Store, train: Dataset, test: Dataset) -> str:
     store.write_text("fig2.md", _page(config, len(train.labels) - config.held_back, results, strong, claims))
     figures = draw(config, test, store.read("examples"), results)
     for name, figure in figures.items():
-        figure.savefig(store.root / name)
+        store.write_figure(name, figure)
     store.write_text("metrics.csv", _csv(results, strong))
     seconds = store.seconds()
     store.write_config(config, seconds=seconds, seconds_in_all=round(sum(seconds.values()), 1))

@@ -46,7 +46,7 @@ def report(config: Config, parts: list[Part], store: Store, tests: dict[str, Ima
         store.write_text(name, _page(config, part, test, found, results, claims))
         figures = draw(part, test, found, results)
         for file, figure in figures.items():
-            figure.savefig(store.root / file)
+            store.write_figure(file, figure)
         files += [name, *figures]
         metrics += _metrics(part, found, results)
         accuracy = 100 * float(results["baseline"]["test"])

@@ -10,7 +10,7 @@ from flax import nnx
 from advjax.models.counting import abstract, count_macs, count_parameters
 from advjax.models.resnet import ResNet, resnet50, resnet101, resnet152
 from advjax.models.taps import features
-from advjax.models.weights import WeightsError, load_weights
+from advjax.models.weights import load_weights
 from tests.models.networks_for_tests import (
     assert_close,
     assert_works_under_transformations,
@@ -34,7 +34,7 @@ def test_sizes_of_the_trunks(make, parameters):
 
 
 def test_multiply_adds_of_the_one_that_is_not_in_the_table():
-    model = abstract(lambda rngs: resnet101(stride_in_first=True, rngs=rngs))
+    model = abstract(lambda rngs: resnet101(caffe=True, rngs=rngs))
     assert count_macs(model, (224, 224, 3)) == pytest.approx(7_570e6, abs=0.5e6)
 
 
@@ -55,7 +55,7 @@ def test_logits_equal_those_of_torchvision(make, tmp_path):
 
 
 def test_stride_in_the_first_convolution_is_the_original_block(rng):
-    model = filled(lambda rngs: _small(rngs, stride_in_first=True))
+    model = filled(lambda rngs: _small(rngs, caffe=True))
     block, x = model.layer2[0], jnp.asarray(rng.normal(size=(1, 8, 8, 16)), jnp.float32)
     every_other = block.conv1(x)
     assert every_other.shape == (1, 4, 4, 8)
@@ -63,12 +63,6 @@ def test_stride_in_the_first_convolution_is_the_original_block(rng):
         every_other, jnp.einsum("bhwi,io->bhwo", x[:, ::2, ::2], block.conv1.kernel[0, 0]), rtol=1e-4, atol=1e-5
     )
     assert block.conv2(every_other).shape == (1, 4, 4, 8)
-
-
-def test_torchvision_weights_are_refused_where_the_stride_is_elsewhere(tmp_path):
-    model = filled(lambda rngs: _small(rngs, stride_in_first=True))
-    with pytest.raises(WeightsError, match=r"ResNet with these options has no published \.pth files"):
-        load_weights(model, tmp_path / "weights.pth")
 
 
 def test_taps_are_there_and_used():

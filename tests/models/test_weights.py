@@ -15,6 +15,7 @@ from advjax.models.readers import read_caffemodel, read_safetensors, read_torch,
 from advjax.models.resnet import resnet152
 from advjax.models.vgg import Vgg16
 from advjax.models.weights import WeightsError, load, load_weights, save
+from tests.full_disk import full_disk
 from tests.models import torch_files as files
 from tests.models.caffe_files import caffemodel
 from tests.models.torchvision_models import torchvision_models
@@ -140,7 +141,9 @@ def test_a_missing_file_a_strange_suffix_and_a_strange_model(small, tmp_path):
         load_weights(small, tmp_path / "none.pth")
     with pytest.raises(WeightsError, match=r"path must end in one of \.safetensors, .*, got weights\.npz"):
         load_weights(small, tmp_path / "weights.npz")
-    with pytest.raises(WeightsError, match=r"Small with these options has no published \.caffemodel files"):
+    with pytest.raises(
+        WeightsError, match=r"Small with these options reads no \.caffemodel files, only \.safetensors or"
+    ):
         load_weights(small, tmp_path / "weights.caffemodel")
     with pytest.raises(TypeError, match="model must be a network that checkpoints are published for, got Linear"):
         load_weights(nnx.Linear(1, 1, rngs=nnx.Rngs(0)), tmp_path / "weights.pth")
@@ -161,6 +164,146 @@ def test_own_files_come_back_bit_by_bit(tmp_path):
         load(nnx.BatchNorm(3, rngs=nnx.Rngs(0)), tmp_path / "linear.safetensors")
     with pytest.raises(ValueError, match=r"path must end in \.safetensors"):
         save(model, tmp_path / "own.npz")
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    path, model = tmp_path / "own.safetensors", nnx.Linear(100, 30, rngs=nnx.Rngs(0))
+    save(model, path)
+    before = path.read_bytes()
+    with full_disk(4096), pytest.raises(OSError, match="File too large"):
+        save(nnx.Linear(100, 30, rngs=nnx.Rngs(1)), path)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["own.safetensors"]
+    np.testing.assert_array_equal(load(model, path).kernel[...], model.kernel[...])
+
+
+# Training checkpoints
+
+
+def _wrapped(prefix, seed=0):
+    return {prefix + key: array for key, array in _state(seed).items()}
+
+
+@pytest.mark.parametrize(
+    ("entry", "prefix", "suffix", "legacy"),
+    [
+        ("state_dict", "module.", ".pth.tar", False),
+        ("state_dict", "module.", ".pth.tar", True),
+        ("model_state_dict", "", ".pt", False),
+        ("model", "_orig_mod.", ".pth", False),
+        ("net", "module._orig_mod.", ".th", True),
+        ("state_dict", "model.", ".ckpt", False),
+        ("state_dict", "module.net.backbone.", ".ckpt", False),
+        ("state_dict_ema", "old.", ".pth", False),
+        ("generator.model", "", ".pth", False),
+    ],
+)
+def test_training_checkpoints_are_read(small, tmp_path, entry, prefix, suffix, legacy):
+    path = tmp_path / f"weights{suffix}"
+    files.checkpoint(path, {entry: _wrapped(prefix)}, legacy=legacy)
+    _assert_holds(load_weights(small, path), _state())
+    files.checkpoint(path, {entry: _wrapped(prefix)}, legacy=legacy, beside=False)
+    _assert_holds(load_weights(small, path, entry=entry), _state())
+
+
+def test_wrappers_inside_names_and_an_averaged_network(small, tmp_path):
+    state = {key.replace("fc.", "fc.module.").replace("bn.", "bn._orig_mod."): value for key, value in _state().items()}
+    files.write_state(tmp_path / "parallel_part.pth", state)
+    _assert_holds(load_weights(small, tmp_path / "parallel_part.pth"), _state())
+    files.write_state(tmp_path / "averaged.pth", {"n_averaged": np.array([3]), **_wrapped("module.")})
+    _assert_holds(load_weights(small, tmp_path / "averaged.pth"), _state())
+    both = _state() | {"module.fc.bias": np.ones(5, np.float32)}
+    files.write_state(tmp_path / "both.pth", both)
+    with pytest.raises(WeightsError, match=r"holds fc\.bias and module\.fc\.bias, which both are fc\.bias: drop one"):
+        load_weights(small, tmp_path / "both.pth")
+    _assert_holds(load_weights(small, tmp_path / "both.pth", drop="module.*"), _state())
+
+
+def test_of_several_state_dicts_one_must_be_chosen(small, tmp_path):
+    path = tmp_path / "weights.pth"
+    files.checkpoint(path, {"state_dict": _state(0), "state_dict_ema": _state(1)})
+    listed = r"'state_dict' \(9 tensors\), 'state_dict_ema' \(9 tensors\)"
+    with pytest.raises(WeightsError, match=f"several state_dicts, choose by entry=: {listed}"):
+        load_weights(small, path)
+    _assert_holds(load_weights(small, path, entry="state_dict"), _state(0))
+    _assert_holds(load_weights(small, path, entry="state_dict_ema"), _state(1))
+    with pytest.raises(WeightsError, match=f"has no state_dict 'ema'; it holds {listed}"):
+        load_weights(small, path, entry="ema")
+    write_safetensors(tmp_path / "weights.safetensors", _state())
+    with pytest.raises(WeightsError, match=r"entry must be None for \.safetensors files, .*, got 'model'"):
+        load_weights(small, tmp_path / "weights.safetensors", entry="model")
+
+
+def test_a_whole_module_is_said_to_be_one(small, tmp_path):
+    module = files.name("torchvision.models.resnet", "ResNet") + b")\x81}b"
+    files.write_zip(tmp_path / "weights.pth", files.pickled(files.mapping([("model", module)])), {})
+    with pytest.raises(
+        WeightsError, match=r"asks for torchvision\.models\.resnet\.ResNet, .* whole module .*state_dict\(\)"
+    ):
+        load_weights(small, tmp_path / "weights.pth")
+
+
+def test_tensors_are_dropped_by_name(small, tmp_path):
+    head = {"module.head.weight": np.ones((2, 2), np.float32), "module.head.bias": np.ones(2, np.float32)}
+    files.write_state(tmp_path / "weights.pth", _wrapped("module.") | head)
+    with pytest.raises(
+        WeightsError, match=r"2 tensors of the file are left over: module\.head\.bias, module\.head\.weight$"
+    ):
+        load_weights(small, tmp_path / "weights.pth")
+    for drop in ("module.head.*", ["module.head.bias", "*head.w*"]):
+        _assert_holds(load_weights(small, tmp_path / "weights.pth", drop=drop), _state())
+    with pytest.raises(
+        WeightsError, match=r"drop must name tensors of .*, which has none called haed\.\* but module\.bn"
+    ):
+        load_weights(small, tmp_path / "weights.pth", drop=["haed.*"])
+    with pytest.raises(WeightsError, match=r"1 weights of the network are missing: fc\.bias"):
+        load_weights(small, tmp_path / "weights.pth", drop=["*head*", "module.fc.bias"])
+
+
+# Tensors of all kinds
+
+
+def test_expanded_and_empty_tensors_are_read(small, tmp_path):
+    array = np.float32([1, 2, 3, 4])
+    items = [
+        ("rows", files.tensor("0", array, shape=(3, 2), strides=(0, 1), offset=1)),
+        ("windows", files.tensor("0", array, shape=(3, 2), strides=(1, 1))),
+        ("million", files.tensor("0", array, shape=(1000, 1000), strides=(0, 0), offset=3)),
+        ("empty", files.tensor("0", array, shape=(0, 3), strides=(3, 1))),
+    ]
+    files.write_zip(tmp_path / "a.pth", files.pickled(files.mapping(items)), {"0": array})
+    read = read_torch(tmp_path / "a.pth")
+    np.testing.assert_array_equal(read["rows"], [[2, 3]] * 3)
+    np.testing.assert_array_equal(read["windows"], [[1, 2], [2, 3], [3, 4]])
+    million = read["million"]
+    assert (million.shape, million.strides, million.max()) == ((1000, 1000), (0, 0), 4)
+    assert (read["empty"].shape, read["empty"].dtype) == ((0, 3), np.float32)
+    state = _state()
+    state["bn.weight"] = np.float32([3])
+    items = [(key, files.tensor(key, value)) for key, value in state.items() if key != "bn.weight"]
+    items.append(("bn.weight", files.tensor("bn.weight", state["bn.weight"], shape=(3,), strides=(0,))))
+    files.write_zip(tmp_path / "b.pth", files.pickled(files.mapping(items)), state)
+    np.testing.assert_array_equal(load_weights(small, tmp_path / "b.pth").bn.scale[...], [3, 3, 3])
+
+
+def test_all_types_and_empty_tensors_of_safetensors_are_read(small, tmp_path):
+    eighths = np.arange(-4, 4).reshape(2, 4) / 8
+    types = [jnp.float8_e4m3fn, jnp.float8_e5m2, np.uint16, np.uint64, np.float16, jnp.bfloat16, np.int8, bool]
+    tensors = {np.dtype(kind).name: eighths.astype(kind) for kind in types}
+    tensors |= {"empty": np.empty((0, 3), np.float32), "none": np.empty((2, 0), jnp.float8_e5m2)}
+    write_safetensors(tmp_path / "a.safetensors", tensors)
+    read = read_safetensors(tmp_path / "a.safetensors")
+    for name, tensor in tensors.items():
+        assert (read[name].dtype, read[name].shape) == (tensor.dtype, tensor.shape)
+        assert read[name].tobytes() == tensor.tobytes()
+    state = _state()
+    state["conv.bias"] = np.float32([0.5, -0.75, 6]).astype(jnp.float8_e4m3fn)
+    write_safetensors(tmp_path / "b.safetensors", state)
+    np.testing.assert_array_equal(load_weights(small, tmp_path / "b.safetensors").conv.bias[...], [0.5, -0.75, 6])
+    state["fc.weight"] = np.empty((0, 12), np.float32)
+    write_safetensors(tmp_path / "b.safetensors", state)
+    with pytest.raises(WeightsError, match=r"another shape or type: fc\.weight \(0, 12\) float32 for fc/kernel"):
+        load_weights(small, tmp_path / "b.safetensors")
 
 
 # The originals as writers

@@ -1,5 +1,9 @@
 """Files in the formats of `torch.save`, written opcode by opcode, so that they can be wrong in every way."""
 
+import argparse
+import collections
+import pathlib
+import pickle
 import struct
 import zipfile
 
@@ -90,3 +94,49 @@ def write_state(path, arrays, *, legacy=False):
 def arrays(seed=0):
     rng = np.random.default_rng(seed)
     return {"fc.weight": rng.normal(size=(3, 2)).astype(np.float32), "fc.bias": np.float32([1, 2, 3])}
+
+
+def plain(value):
+    """Anything without tensors, as Python pickles it."""
+    return pickle.dumps(value, 2)[2:-1]
+
+
+def dictionary(items):
+    """A dict whose keys need not be text."""
+    return b"}(" + b"".join(plain(key) + value for key, value in items) + b"u"
+
+
+def checkpoint(path, weights, *, legacy=False, beside=True):
+    """What a training program leaves: `weights` are {entry: {name: array}}, an entry "a.b" lies in a of the file.
+
+    Beside them lie what optimizers, schedulers and options leave, with tensors that belong to no network.
+    """
+    storages, entries = {}, {}
+
+    def stored(array):
+        storages[str(len(storages))] = array
+        return tensor(str(len(storages) - 1), array, legacy=legacy)
+
+    for entry, arrays in weights.items():
+        encoded = mapping([(key, stored(array)) for key, array in arrays.items()])
+        for part in reversed(entry.split(".")[1:]):
+            encoded = mapping([(part, encoded)])
+        entries[entry.split(".")[0]] = encoded
+    if beside:
+        momentum = dictionary([("step", plain(7)), ("exp_avg", stored(np.zeros((2, 2), np.float32)))])
+        groups = plain([{"lr": 0.1, "params": [0, 1], "nesterov": False}])
+        entries |= {
+            "epoch": plain(90),
+            "arch": plain("resnet50"),
+            "best_acc1": stored(np.array([76.1], np.float32)),
+            "score": plain(np.float64(0.5)),
+            "curve": plain(np.arange(3.0)),
+            "args": plain(argparse.Namespace(lr=0.1, seen={1, 2}, folder=pathlib.PurePosixPath("runs"))),
+            "scheduler": plain({"milestones": collections.Counter([30, 60]), "by": collections.defaultdict(list)}),
+            "optimizer": dictionary([("state", dictionary([(0, momentum), (1, momentum)])), ("param_groups", groups)]),
+        }
+    value = mapping(entries.items())
+    if legacy:
+        path.write_bytes(legacy_bytes(value, storages))
+    else:
+        write_zip(path, pickled(value), storages)

@@ -1,4 +1,4 @@
-"""The pickle opcodes that PyTorch writes for a state_dict, read as data.
+"""The pickle opcodes that PyTorch writes for a state_dict or a training checkpoint, read as data.
 
 Python's own unpickler imports what a file names and calls it. This one does not exist in that sense: it knows the few
 opcodes of `torch.save` (protocol 2), a name is only looked up in a table of inert values, and no object of the file
@@ -15,7 +15,7 @@ import numpy as np
 
 from advjax.models.readers.errors import WeightsError
 
-__all__ = ["Storage", "StoredTensor", "read_pickle"]
+__all__ = ["Inert", "Pickle", "Storage", "StoredTensor", "read_pickle"]
 
 
 class Storage(NamedTuple):
@@ -44,12 +44,37 @@ class StoredTensor(NamedTuple):
             raise WeightsError("a tensor must have an offset of 0 or more")
         if len(self.shape) != len(self.strides) or len(self.shape) > 32:
             raise WeightsError(f"a tensor of {len(self.shape)} dimensions has {len(self.strides)} strides")
+        # NumPy multiplies the sides of an empty array too.
+        if math.prod(n for n in self.shape if n) * numbers.itemsize >= 2**63:
+            raise WeightsError("a tensor is larger than any memory")
         last = self.offset + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True))
-        # A view that repeats elements could be of any size, so it is refused as well.
-        if 0 in self.shape or last >= numbers.size or math.prod(self.shape) > numbers.size:
+        if 0 in self.shape:
+            return np.empty(self.shape, numbers.dtype)
+        if last >= numbers.size:
             raise WeightsError(f"a tensor of shape {self.shape} reaches beyond its storage of {numbers.size} elements")
+        # Strides of 0 repeat an element, as `torch.Tensor.expand` leaves it; the view takes no memory for them.
         steps = tuple(stride * numbers.itemsize for stride in self.strides)
         return np.lib.stride_tricks.as_strided(numbers[self.offset :], self.shape, steps, writeable=False)
+
+
+class Inert(NamedTuple):
+    """What stands for an object that weights have no use for: the name of its class, and nothing of its content."""
+
+    name: str
+
+
+class Pickle(NamedTuple):
+    """What `read_pickle` returns.
+
+    Attributes:
+        value: dict, list, tuple, str, int, float, bool, None, `StoredTensor`, `Inert`.
+        end: where the pickle ends.
+        storages: all that its tensors name, by key, those of tensors that are not in `value` too.
+    """
+
+    value: Any
+    end: int
+    storages: dict[str, Storage]
 
 
 class _Name(NamedTuple):
@@ -61,8 +86,10 @@ _MAPPING = _Name("collections", "OrderedDict")
 _TENSOR = _Name("torch._utils", "_rebuild_tensor")
 _TENSOR_V2 = _Name("torch._utils", "_rebuild_tensor_v2")
 _PARAMETER = _Name("torch._utils", "_rebuild_parameter")
+# Files of before 2020 say where a storage was.
 _STORAGES = {
-    _Name("torch", f"{name}Storage"): np.dtype(dtype)
+    _Name(module, f"{name}Storage"): np.dtype(dtype)
+    for module in ("torch", "torch.cuda")
     for name, dtype in {
         "Float": "<f4",
         "Double": "<f8",
@@ -76,23 +103,47 @@ _STORAGES = {
         "Bool": "?",
     }.items()
 }
-_NAMES = {_MAPPING, _TENSOR, _TENSOR_V2, _PARAMETER, *_STORAGES}
+# What training programs keep beside the weights: options, counts, dates, NumPy's numbers. Known by name, so that any
+# other name is still refused; never looked up, never called.
+_BESIDE = {
+    "argparse": "Namespace",
+    "collections": "Counter defaultdict deque",
+    "builtins": "bytearray complex dict float frozenset int list object set slice str tuple",
+    "__builtin__": "bytearray complex dict float frozenset int list object set slice str tuple unicode",
+    "_codecs": "encode",
+    "copy_reg": "_reconstructor",
+    "copyreg": "_reconstructor",
+    "datetime": "date datetime timedelta",
+    "pathlib": "Path PosixPath PurePosixPath WindowsPath",
+    "numpy": "dtype ndarray",
+    "numpy.core.multiarray": "_reconstruct scalar",
+    "numpy._core.multiarray": "_reconstruct scalar",
+    "torch": "Size device bfloat16 float16 float32 float64 half float double int8 int16 int32 int64 uint8 bool",
+    "lightning_fabric.utilities.data": "AttributeDict",
+    "lightning.fabric.utilities.data": "AttributeDict",
+    "pytorch_lightning.utilities.parsing": "AttributeDict",
+}
+_INERT = {_Name(module, name) for module, names in _BESIDE.items() for name in names.split()}
+_NAMES = {_MAPPING, _TENSOR, _TENSOR_V2, _PARAMETER, *_STORAGES, *_INERT}
+_KEYS = (str, int, float, bool, type(None), _Name)
+_ADVICE = (
+    "; if it is a whole module or a checkpoint with objects of another program, let that program save the weights"
+    " alone: torch.save(model.state_dict(), path)"
+)
 
 
-def read_pickle(data: bytes, position: int = 0) -> tuple[Any, int]:
-    """The value of the pickle that starts at `position`, and where it ends.
-
-    The value consists of dict, list, tuple, str, int, float, bool, None and `StoredTensor`.
+def read_pickle(data: bytes, position: int = 0) -> Pickle:
+    """The value of the pickle that starts at `position`, where it ends, and the storages that it names.
 
     Raises:
-        WeightsError: the pickle is damaged, or has a name or an opcode that a state_dict does not need.
+        WeightsError: the pickle is damaged, or has a name or an opcode that a checkpoint of weights does not need.
 
     >>> read_pickle(bytes.fromhex("80027d71005801000000614b01732e"))
-    ({'a': 1}, 15)
+    Pickle(value={'a': 1}, end=15, storages={})
     """
     machine = _Machine(data, position)
     try:
-        return machine.run(), machine.position
+        return Pickle(machine.run(), machine.position, machine.storages)
     except WeightsError:
         raise
     except (LookupError, TypeError, ValueError, struct.error) as error:
@@ -107,11 +158,12 @@ class _Machine:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
+        self.storages: dict[str, Storage] = {}
 
     def run(self) -> Any:
         while (opcode := self.take(1)) != b".":
             if opcode not in _OPCODES:
-                raise WeightsError(f"refused: opcode {opcode!r} is none that a state_dict of PyTorch needs")
+                raise WeightsError(f"refused: opcode {opcode!r} is none that weights of PyTorch need")
             _OPCODES[opcode](self)
         return self.stack.pop()
 
@@ -141,15 +193,21 @@ class _Machine:
         return values
 
     def top(self, kind: type) -> Any:
+        """The value on top; None if it is an object whose content is not kept."""
+        if type(self.stack[-1]) is Inert:
+            return None
         if type(self.stack[-1]) is not kind:
-            raise WeightsError(f"refused: {type(self.stack[-1]).__name__} where a state_dict has a {kind.__name__}")
+            raise WeightsError(f"refused: {type(self.stack[-1]).__name__} where a checkpoint has a {kind.__name__}")
         return self.stack[-1]
 
     def set_items(self, flat: list[Any]) -> None:
         mapping = self.top(dict)
         for key, value in zip(flat[::2], flat[1::2], strict=True):
-            if type(key) is not str:
-                raise WeightsError(f"refused: a key of type {type(key).__name__} where a state_dict has a str")
+            # Tuples are no keys: the hash of a tuple of shared tuples may take for ever.
+            if type(key) not in _KEYS:
+                raise WeightsError(f"refused: a key of type {type(key).__name__}")
+            if mapping is None:
+                continue
             if key in mapping:
                 raise WeightsError(f"the key {key!r} comes twice")
             mapping[key] = value
@@ -157,13 +215,18 @@ class _Machine:
     def find_name(self) -> None:
         name = _Name(self.line(), self.line())
         if name not in _NAMES:
-            raise WeightsError(f"refused: the pickle asks for {name.module}.{name.name}, which no state_dict needs")
+            raise WeightsError(
+                f"refused: the pickle asks for {name.module}.{name.name}, which weights do not need{_ADVICE}"
+            )
         self.push(name)
 
     def build_up(self) -> None:
         arguments, name = self.stack.pop(), self.stack.pop()
         if type(arguments) is not tuple or type(name) is not _Name:
             raise WeightsError(f"refused: a call of a {type(name).__name__}")
+        if name in _INERT:
+            self.push(Inert(f"{name.module}.{name.name}"))
+            return
         if name == _MAPPING and arguments == ():
             self.push({})
         elif name in (_TENSOR, _TENSOR_V2) and len(arguments) >= 4 and type(arguments[0]) is Storage:
@@ -184,11 +247,14 @@ class _Machine:
             raise WeightsError("refused: a storage that is not described as PyTorch does")
         if word != "storage":
             raise WeightsError("refused: a storage that is not described as PyTorch does")
-        self.push(Storage(_STORAGES[kind], key, size))
+        storage = Storage(_STORAGES[kind], key, size)
+        if self.storages.setdefault(key, storage) != storage:
+            raise WeightsError(f"storage {key} is described in two ways")
+        self.push(storage)
 
     def drop_attributes(self) -> None:
         self.stack.pop()
-        self.top(dict)  # the attribute is `_metadata`, the versions of the modules
+        self.top(dict)  # the attribute of a state_dict is `_metadata`, the versions of the modules
 
     def tuple_of(self, count: int) -> None:
         values = tuple(self.stack[len(self.stack) - count :])
@@ -210,7 +276,8 @@ _OPCODES: dict[bytes, Callable[[_Machine], Any]] = {
     b"\x8a": lambda m: m.push(int.from_bytes(m.take(m.number("B")), "little", signed=True)),
     b"G": lambda m: m.push(m.number(">d")),
     b"X": lambda m: m.push(m.take(m.number("<I")).decode("utf-8")),
-    b"U": lambda m: m.push(m.take(m.number("B")).decode("ascii")),
+    b"U": lambda m: m.push(m.take(m.number("B")).decode("latin-1")),
+    b"T": lambda m: m.push(m.take(m.number("<I")).decode("latin-1")),
     b"}": lambda m: m.push({}),
     b"s": lambda m: m.set_items([m.stack.pop(), m.stack.pop()][::-1]),
     b"u": lambda m: m.set_items(m.since_mark()),
@@ -228,13 +295,16 @@ _OPCODES: dict[bytes, Callable[[_Machine], Any]] = {
     b"j": lambda m: m.push(m.memo[m.number("<I")]),
     b"c": lambda m: m.find_name(),
     b"R": lambda m: m.build_up(),
+    b"\x81": lambda m: m.build_up(),
     b"Q": lambda m: m.find_storage(),
     b"b": lambda m: m.drop_attributes(),
 }
 
 
 def _append(machine: _Machine, values: list[Any]) -> None:
-    machine.top(list).extend(values)
+    found = machine.top(list)
+    if found is not None:
+        found.extend(values)
 
 
 def _check_protocol(protocol: int) -> None:

@@ -9,11 +9,12 @@ import math
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax.numpy as jnp
 import numpy as np
 
+from advjax.files import write_whole
 from advjax.models.readers.errors import WeightsError
 
 __all__ = ["read_safetensors", "write_safetensors"]
@@ -25,7 +26,11 @@ _DTYPES = {
     "I16": np.dtype("<i2"),
     "I32": np.dtype("<i4"),
     "I64": np.dtype("<i8"),
+    "U16": np.dtype("<u2"),
     "U32": np.dtype("<u4"),
+    "U64": np.dtype("<u8"),
+    "F8_E4M3": np.dtype(jnp.float8_e4m3fn),
+    "F8_E5M2": np.dtype(jnp.float8_e5m2),
     "F16": np.dtype("<f2"),
     "BF16": np.dtype(jnp.bfloat16),
     "F32": np.dtype("<f4"),
@@ -63,10 +68,11 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     body = memoryview(data)[8 + length :]
     entries = {name: _entry(path, name, entry) for name, entry in header.items()}
     _check_places(path, [(begin, end) for _, _, begin, end in entries.values()], len(body))
-    return {
-        name: np.frombuffer(body[begin:end], dtype).reshape(shape)
-        for name, (dtype, shape, begin, end) in entries.items()
-    }
+    return {name: _array(body[begin:end], dtype, shape) for name, (dtype, shape, begin, end) in entries.items()}
+
+
+def _array(data: memoryview, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    return np.frombuffer(data, dtype).reshape(shape) if len(data) else np.empty(shape, dtype)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -81,13 +87,20 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _entry(path: Path, name: str, entry: Any) -> tuple[np.dtype, tuple[int, ...], int, int]:
     short = reprlib.repr(entry)
     try:
-        dtype, shape, (begin, end) = _DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
+        kind, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     except (KeyError, TypeError, ValueError):
         raise WeightsError(f"{path}: tensor {name!r} must have dtype, shape and data_offsets, got {short}") from None
-    numbers = [*shape, begin, end]
+    if not isinstance(kind, str) or kind not in _DTYPES:
+        raise WeightsError(
+            f"{path}: tensor {name!r} is of type {reprlib.repr(kind)}, which is not read, only {', '.join(_DTYPES)}"
+        )
+    numbers, dtype = [*shape, begin, end], _DTYPES[kind]
     if any(type(number) is not int or not 0 <= number < 2**63 for number in numbers) or len(shape) > 32:
         raise WeightsError(f"{path}: tensor {name!r} must have sizes and offsets of 0 or more, got {short}")
-    if end - begin != math.prod(shape) * dtype.itemsize or 0 in shape:
+    # NumPy multiplies the sides of an empty array too.
+    if math.prod(side for side in shape if side) * dtype.itemsize >= 2**63:
+        raise WeightsError(f"{path}: tensor {name!r} of shape {shape} is larger than any memory")
+    if end - begin != math.prod(shape) * dtype.itemsize:
         raise WeightsError(f"{path}: tensor {name!r} of shape {shape} and {dtype} cannot have {end - begin} bytes")
     return dtype, shape, begin, end
 
@@ -103,19 +116,20 @@ def _check_places(path: Path, places: list[tuple[int, int]], size: int) -> None:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays, none of them empty, under their names; `read_safetensors` gives them back."""
+    """Writes arrays under their names, the whole file or nothing of it; `read_safetensors` gives them back."""
     header, position = {}, 0
     for name, tensor in tensors.items():
         dtype = _NAMES.get(tensor.dtype)
-        if dtype is None or not tensor.size:
-            raise ValueError(
-                f"tensors[{name!r}] must have elements of a type of the format, got {tensor.shape} {tensor.dtype}"
-            )
+        if dtype is None:
+            raise ValueError(f"tensors[{name!r}] must be of a type of the format, got {tensor.dtype}")
         header[name] = {"dtype": dtype, "shape": tensor.shape, "data_offsets": (position, position + tensor.nbytes)}
         position += tensor.nbytes
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # so that the data are aligned
-    with path.open("wb") as file:
+
+    def write(file: BinaryIO) -> None:
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors.values():
             file.write(np.ascontiguousarray(tensor).tobytes())
+
+    write_whole(path, write)

@@ -46,7 +46,7 @@ def draw(config: Config, store: Store, images: ImageSet, chosen: Arrays, table: 
     """Writes the figures into the store's folder and returns their names; only the first one shows photographs."""
     figures = {"fig3.png": _fig3(config, store, images, chosen), "types.png": _types(config, table)}
     for name, figure in figures.items():
-        figure.savefig(store.root / name)
+        store.write_figure(name, figure)
     return list(figures)
 
 
