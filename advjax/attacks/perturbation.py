@@ -1,5 +1,6 @@
 """Perturbation: the one record that every attack returns, and the PNG files that cannot undo it."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -7,6 +8,7 @@ import numpy as np
 
 from advjax.attacks.attack import Failure
 from advjax.attacks.faults import count_faults, raise_faults, warn_faults
+from advjax.files import write_whole
 from advjax.value import value
 
 __all__ = ["Perturbation"]

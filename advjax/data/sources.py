@@ -15,6 +15,7 @@ import numpy as np
 from advjax.data.dataset import Dataset
 from advjax.data.digits import load_digits
 from advjax.data.images import ImageSet
+from advjax.data.prepared import newest_version, problem_of_json, problem_of_shard, problem_of_shards
 
 __all__ = ["imagenet", "load"]
 
@@ -33,7 +34,8 @@ def load(name: str, split: str, *, data_dir: str | os.PathLike[str] | None = Non
             "svhn_cropped" or "stl10" (as TFDS prepared them; read without TensorFlow and without a network).
         split: "train", "test", "extra" (SVHN), or a slice of one by position, as in "train[:1000]" or "test[-500:]".
         data_dir: where TFDS keeps its data sets. Default: the environment variable `TFDS_DATA_DIR`, read now,
-            or else TFDS's own `~/tensorflow_datasets`. "digits" does not use it.
+            or else TFDS's own `~/tensorflow_datasets`. "digits" does not use it. Of several versions the newest is
+            read; only folders called x.y.z count as versions.
 
     Returns:
         A `Dataset`; another data set or split never stands in for the one that was asked for.
@@ -41,6 +43,8 @@ def load(name: str, split: str, *, data_dir: str | os.PathLike[str] | None = Non
     Raises:
         ValueError: for an unknown name or split, or an empty slice.
         FileNotFoundError: if the data set is not there, with the way to prepare it.
+        OSError: if a file of it is missing, cut, a pointer of Git LFS or otherwise damaged, with its name and the way
+            to prepare the data set again.
         ImportError: if the package that reads it is missing.
 
     >>> digits = load("digits", "train[:100]")
@@ -73,7 +77,7 @@ def imagenet(split: str, *, data_dir: str | os.PathLike[str] | None = None) -> I
         `CenterCrop` or `RandomCrop` to decode and crop.
 
     Raises:
-        ValueError, FileNotFoundError, ImportError: as for `load`.
+        ValueError, FileNotFoundError, OSError, ImportError: as for `load`; a damaged record is found when it is read.
 
     >>> imagenet("train", data_dir="nowhere")
     Traceback (most recent call last):
@@ -82,6 +86,10 @@ def imagenet(split: str, *, data_dir: str | os.PathLike[str] | None = None) -> I
     """
     whole, window = _parse_split(split)
     builder = _builder_with(_IMAGENET, whole, data_dir)
+    # Its thousand files are not opened now: it may take minutes where they lie on a network.
+    for path in _shards(builder, whole):
+        if (problem := problem_of_shard(path)) is not None:
+            raise _damaged(builder, path, problem)
     rows = np.arange(builder.info.splits[whole].num_examples)[window]
     if not len(rows):
         raise ValueError(f"split {split!r} of {_IMAGENET} holds no example")
@@ -97,7 +105,7 @@ class _Records:
     split: str
 
     def read(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        with _without_group_size_warning():
+        with _reading(self.builder, self.split, rows):
             records = self._source.__getitems__(list(rows))
         return [
             {"image": bytes(record["image"]), "label": int(record["label"]), "name": _text(record["file_name"])}
@@ -135,12 +143,15 @@ def _load_tfds(
     builder = _builder_with(name, split, data_dir)
     rows = range(builder.info.splits[split].num_examples)[window]
     features = builder.info.features
+    if (found := problem_of_shards(_shards(builder, split), builder.info.splits[split].shard_lengths)) is not None:
+        raise _damaged(builder, *found)
     images = np.empty((len(rows), *features["image"].shape), np.uint8)
     labels = np.empty(len(rows), np.int32)
-    with _without_group_size_warning():
-        source = builder.as_data_source(split)
-        for start in range(0, len(rows), _BLOCK):
-            records = source.__getitems__(list(rows[start : start + _BLOCK]))
+    source = builder.as_data_source(split)
+    for start in range(0, len(rows), _BLOCK):
+        part = rows[start : start + _BLOCK]
+        with _reading(builder, split, part):
+            records = source.__getitems__(list(part))
             images[start : start + _BLOCK] = [record["image"] for record in records]
             labels[start : start + _BLOCK] = [record["label"] for record in records]
     return images, labels, features["label"].num_classes
@@ -162,11 +173,22 @@ def _prepared_builder(name: str, root: pathlib.Path) -> Any:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise ImportError(f'"{name}" needs tensorflow-datasets: pip install "advjax[data]"') from error
-    versions = [info.parent for info in (root / name).glob("*.*.*/dataset_info.json")]
-    if not versions:
-        raise FileNotFoundError(_how_to_prepare(name, root, "is not there"))
-    newest = max(versions, key=lambda folder: [int(part) for part in re.findall(r"\d+", folder.name)])
-    builder = tfds.builder_from_directory(newest)
+    newest, others = newest_version(root / name)
+    if newest is None:
+        beside = f" ({', '.join(others[:5])}: no version)" if others else ""
+        raise FileNotFoundError(_how_to_prepare(name, root, f"is not there{beside}"))
+    for path in (newest / "dataset_info.json", newest / "features.json"):
+        if (problem := problem_of_json(path)) is not None:
+            raise OSError(_how_to_prepare_again(name, newest, path, problem))
+    try:
+        builder = tfds.builder_from_directory(newest)
+        missing = {"image", "label"} - set(builder.info.features)
+    except Exception as error:  # of many libraries: protobuf's, TFDS's own
+        problem = f"is not what TFDS writes ({type(error).__name__}: {error})"
+        raise OSError(_how_to_prepare_again(name, newest, newest / "dataset_info.json", problem)) from error
+    if missing:
+        problem = f"names no feature {' and no feature '.join(sorted(missing))}"
+        raise OSError(_how_to_prepare_again(name, newest, newest / "features.json", problem))
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         found = f"is stored as {builder.info.file_format.value}, which only TensorFlow reads"
         raise FileNotFoundError(_how_to_prepare(name, root, found))
@@ -183,12 +205,49 @@ def _how_to_prepare(name: str, root: pathlib.Path, problem: str) -> str:
     return (
         f"data set {name!r} {problem}: looked for {root / name}/<version> in ArrayRecord format."
         " Pass data_dir or set TFDS_DATA_DIR if it is elsewhere."
-        " To prepare it there, once (needs TensorFlow and a network):"
-        f"{by_hand}\n"
+        f" To prepare it there, once (needs TensorFlow and a network):{by_hand}\n{_commands(name, root)}"
+    )
+
+
+def _how_to_prepare_again(name: str, folder: pathlib.Path, path: pathlib.Path, problem: str) -> str:
+    return (
+        f"data set {name!r} is damaged: {path} {problem}."
+        f" Copy it once more, or to prepare it again (needs TensorFlow and a network) remove {folder}, then\n"
+        f"{_commands(name, folder.parent.parent)}"
+    )
+
+
+def _commands(name: str, root: pathlib.Path) -> str:
+    return (
         '    pip install "advjax[prepare]"\n'
         f"    python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}', data_dir='{root}',"
         " file_format='array_record').download_and_prepare()\""
     )
+
+
+def _shards(builder: Any, split: str) -> list[pathlib.Path]:
+    return [pathlib.Path(path) for path in builder.info.splits[split].filepaths]
+
+
+def _damaged(builder: Any, path: pathlib.Path, problem: str) -> OSError:
+    return OSError(_how_to_prepare_again(builder.info.name, pathlib.Path(builder.data_path), path, problem))
+
+
+@contextlib.contextmanager
+def _reading(builder: Any, split: str, rows: Sequence[int]) -> Iterator[None]:
+    """Turns what the libraries below say of damaged records into an error that names the data set and the file."""
+    try:
+        with _without_group_size_warning():
+            yield
+    except MemoryError:
+        raise
+    except Exception as error:  # ArrayRecord's, protobuf's, the decoders'
+        lengths = builder.info.splits[split].shard_lengths
+        ends, paths = np.cumsum(lengths), _shards(builder, split)
+        used = sorted({int(np.searchsorted(ends, row, "right")) for row in rows})
+        found = problem_of_shards([paths[each] for each in used], [lengths[each] for each in used])
+        path, problem = found or (paths[used[0]], f"is damaged ({type(error).__name__}: {error})")
+        raise _damaged(builder, path, problem) from error
 
 
 @contextlib.contextmanager

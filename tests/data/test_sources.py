@@ -3,6 +3,8 @@
 import io
 import json
 import logging
+import re
+import shutil
 import subprocess
 import sys
 
@@ -127,6 +129,100 @@ def test_a_format_for_tensorflow_is_not_read(tmp_path):
     _write(tmp_path, "mnist", "3.0.1", {"train": _random(2, (28, 28, 1))}, file_format="tfrecord")
     with pytest.raises(FileNotFoundError, match=r"stored as tfrecord, .*(?s:.)*advjax\[prepare\]"):
         load("mnist", "train", data_dir=tmp_path)
+
+
+_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+_SHARD = "mnist-train.array_record-00000-of-00001"
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """A folder with an "mnist" of 120 and 30 images to copy and to damage."""
+    root = tmp_path_factory.mktemp("sound")
+    _write(root, "mnist", "3.0.1", {"train": _random(120, (28, 28, 1)), "test": _random(30, (28, 28, 1), 1)})
+    return root
+
+
+def _flipped(content):
+    return content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 255]) + content[len(content) // 2 + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "problem"),
+    [
+        (_SHARD, None, "is missing"),
+        (_SHARD, lambda content: b"", "is cut: it has 0 bytes"),
+        (_SHARD, lambda content: content[: 2**16], "is cut or damaged"),
+        (_SHARD, lambda content: content[:-100], r"is cut or damaged \(Corrupted Riegeli/records file"),
+        (_SHARD, _flipped, r"is damaged \(RuntimeError: Corrupted Riegeli/records file"),
+        (_SHARD, lambda content: _POINTER.encode(), "is a pointer of Git LFS .*: run `git lfs pull`"),
+        (_SHARD, lambda content: b"/annex/objects/SHA256E-s12--4d7a\n", "is a pointer of git-annex"),
+        (_SHARD, "mnist-test.array_record-00000-of-00001", "holds 30 examples, .* it should hold 120"),
+        ("dataset_info.json", None, "is missing"),
+        ("dataset_info.json", lambda content: content[:100], r"is cut or no JSON \(Unterminated string"),
+        ("dataset_info.json", lambda content: b"{}", "holds no JSON object"),
+        ("dataset_info.json", lambda content: b'{"version": "1.0.0", "name": 3}', "is not what TFDS writes"),
+        ("dataset_info.json", lambda content: _POINTER.encode(), "is a pointer of Git LFS"),
+        ("features.json", None, "is missing"),
+        ("features.json", lambda content: content[:100], r"is cut or no JSON \(Expecting"),
+        ("features.json", lambda content: content.replace(b'"label"', b'"class"'), "names no feature label"),
+    ],
+)
+def test_a_damaged_file_is_named_with_the_way_to_prepare_the_data_set_again(sound, tmp_path, file, change, problem):
+    shutil.copytree(sound, tmp_path / "root")
+    folder = tmp_path / "root" / "mnist" / "3.0.1"
+    path = folder / file
+    if change is None:
+        path.unlink()
+    else:
+        path.write_bytes((folder / change).read_bytes() if isinstance(change, str) else change(path.read_bytes()))
+    with pytest.raises(OSError, match=f"data set 'mnist' is damaged: {re.escape(str(path))} {problem}") as caught:
+        load("mnist", "train", data_dir=tmp_path / "root")
+    text = str(caught.value)
+    assert f"remove {folder}" in text
+    assert f"tfds.builder('mnist', data_dir='{tmp_path / 'root'}', file_format='array_record')" in text
+
+
+def test_a_file_that_holds_more_than_it_should_is_damaged_too(sound, tmp_path):
+    shutil.copytree(sound, tmp_path / "root")
+    folder = tmp_path / "root" / "mnist" / "3.0.1"
+    shutil.copy(folder / _SHARD, folder / "mnist-test.array_record-00000-of-00001")
+    with pytest.raises(OSError, match=r"holds 120 examples, .* it should hold 30"):
+        load("mnist", "test", data_dir=tmp_path / "root")
+
+
+def test_only_versions_are_versions(sound, tmp_path):
+    for name in ("3.0.1.bak2", "3.0.1.incompleteAB12", "incomplete.CD34_3.0.2", "4.0", "3.0.02"):
+        shutil.copytree(sound / "mnist" / "3.0.1", tmp_path / "mnist" / name)
+    with pytest.raises(FileNotFoundError, match=r"'mnist' is not there \(3\.0\.02, 3\.0\.1\.bak2, .*: no version\)"):
+        load("mnist", "test", data_dir=tmp_path)
+    _write(tmp_path, "mnist", "3.0.1", {"train": _random(3, (28, 28, 1))})
+    assert len(load("mnist", "train", data_dir=tmp_path).labels) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda content: content[:100], "is cut: it has 100 bytes"),
+        (lambda content: _POINTER.encode(), "is a pointer of"),
+    ],
+)
+def test_a_damaged_imagenet_is_found_when_it_is_opened(prepared_imagenet, tmp_path, change, problem):
+    shutil.copytree(prepared_imagenet[0], tmp_path / "root")
+    path = tmp_path / "root" / "imagenet2012" / "5.1.0" / "imagenet2012-train.array_record-00000-of-00001"
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(OSError, match=f"data set 'imagenet2012' is damaged: {re.escape(str(path))} {problem}"):
+        imagenet("train", data_dir=tmp_path / "root")
+    assert len(imagenet("validation", data_dir=tmp_path / "root")) == 5
+
+
+def test_a_damaged_record_of_imagenet_is_found_when_it_is_read(prepared_imagenet, tmp_path):
+    shutil.copytree(prepared_imagenet[0], tmp_path / "root")
+    path = tmp_path / "root" / "imagenet2012" / "5.1.0" / "imagenet2012-train.array_record-00000-of-00001"
+    path.write_bytes(_flipped(path.read_bytes()))
+    train = imagenet("train", data_dir=tmp_path / "root")
+    with pytest.raises(OSError, match=f"'imagenet2012' is damaged: {re.escape(str(path))} is .*damaged"):
+        train.__getitems__(range(40))
 
 
 def test_unknown_names_and_splits(prepared):
