@@ -200,6 +200,15 @@ def test_only_versions_are_versions(sound, tmp_path):
     assert len(load("mnist", "train", data_dir=tmp_path).labels) == 3
 
 
+def test_the_newest_of_several_versions_is_read(tmp_path):
+    for version, count in (("3.0.9", 2), ("3.0.10", 3), ("2.11.0", 4)):
+        _write(tmp_path, "mnist", version, {"train": _random(count, (28, 28, 1))})
+    assert len(load("mnist", "train", data_dir=tmp_path).labels) == 3
+    (tmp_path / "mnist" / "3.0.11").mkdir()
+    with pytest.raises(OSError, match=r"3\.0\.11/dataset_info\.json is missing"):
+        load("mnist", "train", data_dir=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
