@@ -6,8 +6,9 @@ from advjax.data.digits import load_digits
 from advjax.data.image_folder import image_folder
 from advjax.data.images import ImageSet
 from advjax.data.infimnist import InfimnistLike, calibrate, infimnist_like, misclassified_share
-from advjax.data.pipeline import Resident, Stream, padded
+from advjax.data.pipeline import Resident, padded
 from advjax.data.sources import imagenet, load
+from advjax.data.stream import ExampleError, Stream
 from advjax.data.transforms import to_float, to_uint8
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "to_uint8",
     "Resident",
     "Stream",
+    "ExampleError",
     "padded",
     "InfimnistLike",
     "infimnist_like",

@@ -1,7 +1,9 @@
 """Training: a state that can be stacked, one step as a pure function, a loop that scales and never loses work."""
 
-from advjax.data.pipeline import Resident, Stream
+from advjax.data.pipeline import Resident
+from advjax.data.stream import Stream
 from advjax.training.checkpoint import CheckpointError, Checkpoints
+from advjax.training.faults import DataError, Faults
 from advjax.training.history import History
 from advjax.training.interrupts import Preempted
 from advjax.training.loop import Trainer
@@ -14,8 +16,8 @@ from advjax.training.step import Batch, Metrics, cross_entropy, train_step
 
 __all__ = [
     "TrainState", "create", "ensemble", "stack", "unstack", "to_model",
-    "Batch", "Metrics", "cross_entropy", "optimizer", "train_step",
-    "Resident", "Stream", "Trainer", "Fitted", "History", "NonFiniteLossError", "Preempted",
+    "Batch", "Faults", "Metrics", "cross_entropy", "optimizer", "train_step",
+    "Resident", "Stream", "Trainer", "Fitted", "History", "DataError", "NonFiniteLossError", "Preempted",
     "Layout", "layout", "default_layout", "initialize",
     "Checkpoints", "CheckpointError",
     "Score", "measure", "predict",

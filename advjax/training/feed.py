@@ -5,7 +5,8 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from advjax.data.pipeline import Resident, Stream
+from advjax.data.pipeline import Resident
+from advjax.data.stream import Stream
 from advjax.training.sharding import Layout
 from advjax.training.step import Batch
 

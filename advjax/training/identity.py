@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from advjax.data.pipeline import Resident, Stream
+from advjax.data.pipeline import Resident
+from advjax.data.stream import Stream
 from advjax.training.state import TrainState
 
 __all__ = ["check_identity", "identity_of"]

@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax.data.pipeline import Resident, Stream, check_set
+from advjax.data.pipeline import Resident, check_set
+from advjax.data.stream import Stream
 from advjax.fastcpu import accelerate
+from advjax.training.faults import Faults
 from advjax.training.feed import feed_of
 from advjax.training.identity import identity_of
 from advjax.training.keeper import Keeper
@@ -106,6 +108,8 @@ class Trainer:
 
         Raises:
             ValueError: arguments that do not fit together; a folder that holds another training.
+            DataError: images that are not finite, leave [0, 1] or are between the levels that the attack rounds to, or
+                labels that are no class of the network. Nothing was saved after it.
             NonFiniteLossError: a loss, weight or batch statistic was NaN or infinite. Nothing was saved after it.
             CheckpointError: a checkpoint could not be written (a full disk), or all are damaged.
             FolderInUseError: another run trains in the folder.
@@ -191,7 +195,7 @@ class Trainer:
 
             def one(state: TrainState, order: jax.Array, key: jax.Array) -> Any:
                 zeros = jnp.zeros(self.block, jnp.float32)
-                start = (state, Metrics(zeros, zeros, zeros))
+                start = (state, Metrics(zeros, zeros, zeros, Faults(zeros, zeros, zeros, zeros)))
                 state, seen = jax.lax.fori_loop(0, steps, lambda i, carry: body(i, carry, order, key), start)
                 # Batch statistics too: the loss in training mode does not read the running averages.
                 finite = [

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from advjax.data.pipeline import padded
+from advjax.data.pipeline import check_pixels, padded
 from advjax.data.transforms import to_float
 from advjax.entropy import cross_entropies
+from advjax.training.faults import naming
 from advjax.training.networks import over_networks
 from advjax.training.sharding import Layout, default_layout
 from advjax.training.state import TrainState
@@ -34,6 +35,9 @@ def predict(
     The images, uint8 or float32 in [0, 1], are read in batches of one size, the last one padded: one program for any
     N. With a layout of several devices the batches, filled up to a multiple of them, are divided over them.
 
+    Raises:
+        TypeError, ValueError: images of another type, or floats that are not in [0, 1].
+
     >>> import optax
     >>> from advjax.training import create, stack
     >>> network = nnx.Sequential(lambda x: x.reshape(x.shape[0], -1), nnx.Linear(4, 2, rngs=nnx.Rngs(0)))
@@ -41,7 +45,7 @@ def predict(
     (1, 3)
     """
     labels = np.zeros(len(images), np.int32)
-    parts = [classes[:, valid] for _, classes, _, valid in _batches(states, images, labels, batch_size, layout)]
+    parts = [classes[:, valid] for _, classes, _, _, valid in _batches(states, images, labels, batch_size, layout)]
     return np.concatenate(parts, axis=1) if parts else np.zeros((states.step.shape[0], 0), np.int32)
 
 
@@ -55,6 +59,9 @@ def measure(
 ) -> Score:
     """The mean cross-entropy and accuracy of S stacked networks on images as for `predict` with labels int32 [N].
 
+    Raises:
+        TypeError, ValueError: images that are not as for `predict`, or labels that are no classes of the networks.
+
     >>> import optax
     >>> from advjax.training import create, stack
     >>> network = nnx.Sequential(lambda x: x.reshape(x.shape[0], -1), nnx.Linear(4, 2, rngs=nnx.Rngs(0)))
@@ -65,7 +72,12 @@ def measure(
     if len(images) == 0:
         raise ValueError("images must hold at least one image to measure on, got none")
     seen = []
-    for losses, classes, truth, valid in _batches(states, images, labels, batch_size, layout):
+    for losses, classes, count, truth, valid in _batches(states, images, labels, batch_size, layout):
+        if labels.min() < 0 or labels.max() >= count[0]:
+            raise ValueError(
+                f"labels must be classes of the networks, 0..{count[0] - 1}, got values from {labels.min()} to "
+                f"{labels.max()}"
+            )
         seen.append((losses[:, valid].sum(1, dtype=np.float64), (classes == truth[None])[:, valid].sum(1)))
     loss, right = (np.sum(part, axis=0) / len(images) for part in zip(*seen, strict=True))
     return Score(loss.astype(np.float32), right.astype(np.float32))
@@ -73,12 +85,15 @@ def measure(
 
 def _batches(
     states: TrainState, images: np.ndarray, labels: np.ndarray, batch_size: int, layout: Layout | None
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """Losses [S, B], classes [S, B], labels [B] and validity [B] of each padded batch, one ahead of the reader."""
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Of each padded batch: losses [S, B], answers [S, B], number of classes [S], labels [B], validity [B].
+
+    One batch ahead of the reader.
+    """
+    wanted = "images must be uint8, or float32 in [0, 1], [N, H, W, C]"
     if images.dtype not in (np.uint8, np.float32) or images.ndim != 4:
-        raise TypeError(
-            f"images must be uint8, or float32 in [0, 1], [N, H, W, C], got {images.dtype} of shape {images.shape}"
-        )
+        raise TypeError(f"{wanted}, got {images.dtype} of shape {images.shape}")
+    check_pixels(images, wanted)
     where = default_layout() if layout is None else layout
     parts = where.mesh.shape["data"]
     if batch_size > 0:
@@ -90,25 +105,27 @@ def _batches(
     for image, label, valid in padded(images, labels, batch_size):
         result = _answers(states.graphdef, where, *variables, image, label)
         if waiting is not None:
-            yield tuple(map(np.asarray, waiting))  # type: ignore[misc]
+            yield tuple(map(np.asarray, waiting))
         waiting = (*result, label, valid)
     if waiting is not None:
-        yield tuple(map(np.asarray, waiting))  # type: ignore[misc]
+        yield tuple(map(np.asarray, waiting))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _answers(
     graphdef: Any, layout: Layout, params: Any, rest: Any, images: jax.Array, labels: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     pixels = to_float(images) if images.dtype == jnp.uint8 else images
     pixels = layout.constrain(pixels, layout.of_batch(0, pixels.ndim))
 
-    def one(params: Any, rest: Any) -> tuple[jax.Array, jax.Array]:
+    def one(params: Any, rest: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
         params = layout.constrain(params, layout.replicated)  # see Trainer
         model = nnx.merge(graphdef, params, rest, copy=True)
         model.eval()
-        logits = model(pixels)
-        return cross_entropies(logits, labels), jnp.argmax(logits, -1).astype(jnp.int32)
+        with naming(pixels):
+            logits = model(pixels)
+        answers = jnp.argmax(logits, -1).astype(jnp.int32)
+        return cross_entropies(logits, labels), answers, jnp.int32(logits.shape[-1])
 
     # Whole on every device, so that every process can read them.
     return layout.constrain(over_networks(one, layout, params, rest), layout.replicated)

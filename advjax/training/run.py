@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from advjax.command import ExplainedError
+from advjax.training.faults import DataError, Faults, told
 from advjax.training.feed import Feed
 from advjax.training.history import History
 from advjax.training.keeper import Keeper
@@ -168,9 +169,14 @@ class Run:
             return
         step, count, metrics, finite = self._running
         self._running = None
-        losses, right, seen = (np.asarray(part)[:, :count] for part in metrics)
-        if not np.isfinite(losses).all():
-            at, network = np.argwhere(~np.isfinite(losses.T))[0]
+        losses, right, seen, faults = jax.tree.map(lambda part: np.asarray(part)[:, :count], metrics)
+        lost, faulty = _first(~np.isfinite(losses)), _first(np.any(np.stack(faults) > 0, axis=0))
+        if faulty is not None and (lost is None or faulty <= lost):  # what came first made the rest
+            at, network = faulty
+            message = told(Faults(*(part[network, at] for part in faults)), seen[network, at])
+            raise DataError(f"at step {step - count + at}, of network {network}'s batch, {message}{self._kept()}")
+        if lost is not None:
+            at, network = lost
             self._fail(f"the loss of network {network} is {losses[network, at]} at step {step - count + at}")
         if not np.asarray(finite).all():
             self._fail(f"a variable of network {int(np.argmin(np.asarray(finite)))} is not finite after step {step}")
@@ -182,11 +188,10 @@ class Run:
         self._advance(int(total.sum()), float(np.mean(row["loss"])), float(np.mean(row["accuracy"])))
 
     def _fail(self, what: str) -> NoReturn:
-        kept = "" if self._keeper is None else f"; {self._keeper.last_good()}"
-        raise NonFiniteLossError(
-            f"{what}: the learning rate may be too high, an image not finite, "
-            f"or a label not among the network's classes{kept}"
-        )
+        raise NonFiniteLossError(f"{what}: the learning rate may be too high{self._kept()}")
+
+    def _kept(self) -> str:
+        return "" if self._keeper is None else f"; {self._keeper.last_good()}"
 
     def _validate(self, states: TrainState) -> float | None:
         """The mean validation accuracy, noted in the last row; None without validation."""
@@ -207,3 +212,9 @@ class Run:
     def _is_early(self) -> bool:
         patience = self._plan.patience
         return patience is not None and self._history.validations_since_best() >= patience
+
+
+def _first(flags: np.ndarray) -> tuple[int, int] | None:
+    """The first step, and its first network, of flags [S, steps] that is set."""
+    found = np.argwhere(flags.T)
+    return (int(found[0, 0]), int(found[0, 1])) if len(found) else None

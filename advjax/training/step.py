@@ -13,6 +13,7 @@ from advjax.attacks.perturb import IMAGE_AXIS
 from advjax.classifier import Classifier, from_nnx
 from advjax.data.transforms import to_float
 from advjax.entropy import cross_entropies, widened
+from advjax.training.faults import DataError, Faults, faults_of, naming, told
 from advjax.training.state import TrainState, to_model
 from advjax.value import static, value
 
@@ -27,11 +28,34 @@ class Batch(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """Sums over images, to be divided by `examples` once at the end; they add up over steps and devices."""
+    """Sums over images, to be divided by `examples` once at the end; they add up over steps and devices.
+
+    Attributes:
+        loss: of the objective.
+        correct: right answers.
+        examples: images.
+        faults: images and labels that should not have been trained on. Compiled code cannot raise: ask `check`.
+    """
 
     loss: jax.Array
     correct: jax.Array
     examples: jax.Array
+    faults: Faults = Faults()
+
+    def check(self) -> None:
+        """Reads the faults on the host.
+
+        Raises:
+            DataError: there are some; the message says what is wrong with how many images, and what to do.
+
+        >>> loss, correct, examples = jnp.float32([9.0, 2.0, 8.0])
+        >>> Metrics(loss, correct, examples, Faults(unknown_label=jnp.float32(3.0))).check()
+        Traceback (most recent call last):
+        ...
+        advjax.training.faults.DataError: 3 of 8 labels are no class of the network
+        """
+        if message := told(*jax.device_get((self.faults, self.examples))):
+            raise DataError(message)
 
 
 Step: TypeAlias = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
@@ -73,6 +97,9 @@ def train_step(
     `key`. The metrics are those of the network before the update: the objective, and the right answers for the images
     that the attack made (without an attack, for the images given).
 
+    Images are uint8, or floats in [0, 1], with an attack of so many levels on that grid. Whether they are is counted
+    in the metrics (see `Metrics.check`), which `Trainer` reads; where the step is not compiled, it raises.
+
     Args:
         optimizer: an optax transformation; its state must have been made by `create` with the same one.
         loss: `(model, images, labels) -> (losses [B], logits [B, K])`, the model in training mode. Its images are
@@ -89,7 +116,8 @@ def train_step(
             `BatchNorm` normalises by its own device's images, unless it was made with this `axis_name` too.)
 
     Raises:
-        ValueError: mix is not in [0, 1) or comes without an attack; attack_mode is unknown; attack is a stack.
+        ValueError: mix is not in [0, 1) or comes without an attack; attack_mode is unknown; attack is a stack. From
+            the step: a batch of other types or shapes, or of images that the network does not take.
 
     >>> from advjax.attacks import steepest
     >>> from advjax.training.state import create
@@ -104,6 +132,7 @@ def train_step(
     _check(attack, mix, attack_mode)
 
     def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
+        _check_batch(*batch)
         clean = to_float(batch.image) if batch.image.dtype == jnp.uint8 else batch.image
         attack_key, adversarial_key, clean_key = jax.random.split(key, 3)
         images, rest = clean, state.rest
@@ -119,12 +148,15 @@ def train_step(
                 on_clean, _, after = _forward(loss, state, params, after, clean, batch.label, clean_key, axis_name)
                 losses = mix * on_clean + (1.0 - mix) * losses
             correct = jnp.sum(jnp.argmax(logits, -1) == batch.label, dtype=jnp.float32)
-            return jnp.mean(losses), (after, Metrics(jnp.sum(losses), correct, jnp.float32(losses.size)))
+            faults = faults_of(attack, batch.image, batch.label, logits.shape[-1])
+            return jnp.mean(losses), (after, Metrics(jnp.sum(losses), correct, jnp.float32(losses.size), faults))
 
         grads, (rest, metrics) = jax.grad(objective, has_aux=True)(state.params)
         if axis_name is not None:
             grads, rest = jax.tree.map(lambda leaf: _mean_over(leaf, axis_name), (grads, rest))
             metrics = jax.lax.psum(metrics, axis_name)
+        if not isinstance(metrics.loss, jax.core.Tracer):
+            metrics.check()
         # optax mixes integer counts and floats, which strict promotion (a user's setting) would refuse.
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -149,10 +181,21 @@ def _forward(
     model.train()
     # Devices that share a step draw different masks for their different images.
     _reseed(model, key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name)))
-    losses, logits = loss(model, images, labels)
-    losses = widened(losses)  # their sum needs more digits than each of them
+    losses, logits = _losses(loss, model, images, labels)
     moved = nnx.state(model, nnx.Not(nnx.Any(nnx.Param, nnx.RngState)))
     return losses, logits, nnx.merge_state(rest, moved)
+
+
+def _losses(loss: Loss, model: Any, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    with naming(images):
+        losses, logits = loss(model, images, labels)
+    batch = images.shape[0]
+    if losses.shape != (batch,) or logits.ndim != 2 or logits.shape[0] != batch:
+        raise ValueError(
+            f"the loss must return losses [B] and logits [B, K] for B = {batch} images of shape {images.shape[1:]}, "
+            f"got shapes {losses.shape} and {logits.shape}"
+        )
+    return widened(losses), logits  # their sum needs more digits than each of them
 
 
 def _perturbed(
@@ -205,6 +248,17 @@ def _check(attack: Any, mix: float, attack_mode: str) -> None:
         raise ValueError(f"mix weighs clean against attacked images and needs an attack, got mix={mix} and attack=None")
     if attack_mode not in ("eval", "train"):
         raise ValueError(f'attack_mode must be "eval" or "train", got {attack_mode!r}')
+
+
+def _check_batch(images: jax.Array, labels: jax.Array) -> None:
+    wanted = "batch.image must be uint8, or floats in [0, 1], [B, H, W, C]"
+    if images.ndim != 4 or not (images.dtype == jnp.uint8 or jnp.issubdtype(images.dtype, jnp.floating)):
+        raise ValueError(f"{wanted}, got {images.dtype} of shape {images.shape}")
+    if labels.shape != images.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(
+            f"batch.label must be integers [{images.shape[0]}], one for each image, got {labels.dtype} of shape "
+            f"{labels.shape}"
+        )
 
 
 def _reseed(model: nnx.Module, key: jax.Array) -> None:

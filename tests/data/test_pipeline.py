@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from advjax.data import Resident, Stream, padded
+from advjax.data import ExampleError, Resident, Stream, padded
 from advjax.data.pipeline import batch_order
 
 
@@ -70,7 +71,9 @@ IMAGES, LABELS = np.zeros((4, 6, 6, 3), np.uint8), np.zeros(4, np.int32)
         (IMAGES[:0], LABELS[:0], ValueError, r"images must be .*got shape \(0, "),
         (IMAGES.transpose(0, 3, 1, 2), LABELS, ValueError, "looks like NCHW"),
         (np.full(IMAGES.shape, 1.5, np.float32), LABELS, ValueError, r"got values in \[1.5, 1.5\]"),
-        (np.full(IMAGES.shape, np.nan, np.float32), LABELS, ValueError, "got values in"),
+        (np.full(IMAGES.shape, np.nan, np.float32), LABELS, ValueError, r"got values in \[nan, nan\]$"),
+        (np.full(IMAGES.shape, 200, np.float32), LABELS, ValueError, r"got values in \[200, 200\]: divide by 255"),
+        (np.full(IMAGES.shape, -1.5, np.float32), LABELS, ValueError, r"\[-1.5, -1.5\]: .* computes inside itself"),
         (IMAGES, LABELS.astype(np.int64), TypeError, "labels must be int32.*got int64"),
         (IMAGES, np.eye(4, dtype=np.int32), ValueError, "looks one-hot"),
         (IMAGES, LABELS[:3], ValueError, r"labels must be int32 \[4\].*got shape \(3,\)"),
@@ -246,7 +249,7 @@ def test_errors_name_the_example_and_leave_the_position():
 
     broken = True
     stream = Stream(source, 5, seed=0, transform=picky)
-    with pytest.raises(RuntimeError, match=r"transform failed on example 9 of the source: KeyError\('no seventy"):
+    with pytest.raises(ExampleError, match="transform failed on example 9 of the source: KeyError: 'no seventy"):
         stream.take(4)
     assert stream.state()["step"] == 0
     broken = False
@@ -254,11 +257,13 @@ def test_errors_name_the_example_and_leave_the_position():
 
 
 class Torn(list):
-    """A source with an example that cannot be read."""
+    """A source with an example whose file is not there."""
+
+    name = "torn-set"
 
     def __getitem__(self, index):
         if index == 3:
-            raise OSError("bad block")
+            raise FileNotFoundError(2, "No such file or directory", "/data/3.png")
         return super().__getitem__(index)
 
 
@@ -278,9 +283,52 @@ def test_take_refuses_examples_that_are_no_images(change, error, message):
         stream.take(2)
 
 
-def test_take_names_a_read_that_failed():
-    with pytest.raises(RuntimeError, match=r"failed to give one of the examples .*3.*OSError\('bad block'\)"):
-        Stream(Torn(numbered(8)), 4, seed=0).take(2)
+class TornTogether(Torn):
+    def __getitems__(self, indices):
+        return [self[index] for index in indices]
+
+
+UNREADABLE = r"^example 3 of torn-set could not be read: FileNotFoundError: \[Errno 2\] No such .*: '/data/3.png'$"
+
+
+@pytest.mark.parametrize(("kind", "options"), [(Torn, {}), (TornTogether, {}), (Torn, {"workers": 1, "prefetch": 1})])
+def test_a_read_that_failed_names_set_example_file_and_cause(kind, options):
+    stream = Stream(kind(numbered(8)), 4, seed=0, **options)
+    with pytest.raises(ExampleError, match=UNREADABLE) as failed:
+        stream.take(2)
+    cause = failed.value.__cause__
+    while isinstance(cause, ExampleError):
+        cause = cause.__cause__
+    assert isinstance(cause, FileNotFoundError)
+    assert cause.filename == "/data/3.png"
+    # Grain speaks of its own frames there.
+    assert not getattr(failed.value, "__notes__", [])
+
+
+def test_a_read_that_failed_when_the_stream_is_made_is_named_too():
+    with pytest.raises(ExampleError, match="example 3 of torn-set could not be read: FileNotFoundError"):
+        Stream(Torn(numbered(7)), 4, seed=0)
+
+
+def test_a_transform_that_failed_names_the_file():
+    source = [example | {"name": f"/data/{example['label']}.png"} for example in numbered(4)]
+
+    def decode(example, rng):
+        raise OSError("image file is truncated")
+
+    with pytest.raises(ExampleError, match=r"example \d of the source \(/data/\d.png\): OSError: image file is trunc"):
+        Stream(source, 4, seed=0, transform=decode).take(1)
+
+
+def test_a_cause_that_cannot_be_pickled_stays_at_home():
+    class Local(OSError):
+        pass
+
+    for cause, kept in ((OSError("bad block"), "OSError('bad block')"), (Local("bad block"), "None")):
+        error = ExampleError("example 3 could not be read")
+        error.__cause__ = cause
+        again = pickle.loads(pickle.dumps(error))
+        assert (str(again), repr(again.__cause__)) == (str(error), kept)
 
 
 @pytest.mark.parametrize(
