@@ -3,9 +3,11 @@
 import csv
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +40,7 @@ from advjax.training import (
 )
 from advjax.training import keeper as keeper_module
 from advjax.training import networks as networks_module
+from advjax.training import progress as progress_module
 from advjax.training import run as run_module
 from advjax.training.feed import feed_of
 from tests.training.nets import OPTIMIZER, Small, toy_set
@@ -401,12 +404,25 @@ def test_running_averages_that_are_not_finite_end_the_run(data):
         trainer.fit(ensemble(lambda rngs: Broken(0.0, rngs), OPTIMIZER, 1), data, 8, jax.random.key(0))
 
 
-def test_progress_bar_shows_loss_accuracy_and_rate(data, capfd):
+def test_a_terminal_shows_a_bar_with_loss_accuracy_and_rate(data, capfd, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     trainer = Trainer(train_step(OPTIMIZER), batch_size=8, block=4)
     trainer.fit(states([0]), data, 8, jax.random.key(0), progress="small net")
     shown = capfd.readouterr().err
     for part in ("small net", "loss=", "accuracy=", "img/s", "64.0/64.0"):
         assert part in shown
+
+
+def test_a_pipe_gets_a_line_a_minute(data, capfd, monkeypatch):
+    times = iter(range(0, 1000, 25))
+    monkeypatch.setattr(progress_module, "time", types.SimpleNamespace(monotonic=lambda: float(next(times))))
+    trainer = Trainer(train_step(OPTIMIZER), batch_size=8, block=4)
+    trainer.fit(states([0]), data, 24, jax.random.key(0), progress="small net")
+    # Made at 0 s, told of the start at 25 s and of the six blocks of 32 images at 50, 75, ..., 175 s.
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert re.fullmatch(r"small net: 64 of 192 images \(33%\), loss \d\.\d{4}, accuracy 0\.\d{4}, 1 images/s", lines[0])
+    assert lines[1].startswith("small net: 160 of 192 images (83%)")
 
 
 def test_tensorboard_events_are_written(data, tmp_path):
