@@ -84,11 +84,11 @@ def is_random(attack: Any) -> bool:
 
 @contextlib.contextmanager
 def progress_bar(title: str | None, images: int) -> Iterator[Callable[[int], Any]]:
-    """A progress bar over `images`, or none where there is no title; gives the function that moves it."""
+    """A bar over `images` on a terminal, or none where there is no title; gives the function that moves it."""
     if title is None:
         yield lambda count: None
         return
     from tqdm import tqdm
 
-    with tqdm(total=images, desc=title, unit="img", unit_scale=True, dynamic_ncols=True) as bar:
+    with tqdm(total=images, desc=title, unit="img", unit_scale=True, dynamic_ncols=True, disable=None) as bar:
         yield bar.update

@@ -83,7 +83,7 @@ def attack_all(config: Config, store: Store, classifiers: list[Classifier], trai
             todo = {kind: stage_name(split, base, kind) for kind in kinds}
             todo = {kind: stage for kind, stage in todo.items() if not store.done(stage)}
             title = f"attack network {base}, {split} images"
-            with tqdm(total=len(todo) * len(rows), desc=title, unit="img", disable=not todo) as bar:
+            with tqdm(total=len(todo) * len(rows), desc=title, unit="img", disable=not todo or None) as bar:
                 for number, (kind, stage) in enumerate(todo.items(), start=1):
                     bar.set_postfix_str(kind)
                     store.ensure(stage, partial(attack, ATTACKS[kind], advance=bar.update))

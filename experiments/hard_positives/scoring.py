@@ -33,7 +33,7 @@ def score_all(config: Config, store: Store, train: Dataset, sources: Sources) ->
         for kind in kinds
         if not store.done(score_name(split, base, kind))
     ]
-    for data, split, base, kind in tqdm(stages, desc="score by PASS", unit="type", disable=not stages):
+    for data, split, base, kind in tqdm(stages, desc="score by PASS", unit="type", disable=not stages or None):
         store.ensure(score_name(split, base, kind), partial(_score_type, config, store, data, split, base, kind))
 
 

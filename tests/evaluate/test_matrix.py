@@ -1,5 +1,7 @@
 """evaluate: the numbers of `perturb`, whatever the batches and devices; one program; errors that name the argument."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -191,7 +193,8 @@ def test_logits_that_are_not_numbers_are_no_right_answer():
     assert '"mean_loss": "nan"' in report.to_json()
 
 
-def test_a_progress_bar_counts_every_image(capsys):
+def test_a_progress_bar_counts_every_image(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     run({"pgd": PGD, "fgs": fgs(0.1)}, restarts=2, progress="evaluation")
     error = capsys.readouterr().err
     assert "evaluation: 100%" in error

@@ -37,7 +37,7 @@ def attack_all(config: Config, store: Store, images: ImageSet, chosen: Arrays, c
     """Attacks the chosen photographs, batch by batch."""
     names = stages(config, chosen)
     title = f"attack {len(chosen['row'])} photographs in {len(types(config))} ways"
-    for number, name in enumerate(tqdm(names, desc=title, unit="batch", disable=all(map(store.done, names)))):
+    for number, name in enumerate(tqdm(names, desc=title, unit="batch", disable=all(map(store.done, names)) or None)):
         batch = range(number * config.attack_batch, min((number + 1) * config.attack_batch, len(chosen["row"])))
         store.ensure(name, partial(attack_photographs, config, images, chosen, classifier, np.array(batch)))
 

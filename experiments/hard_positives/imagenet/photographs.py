@@ -37,7 +37,7 @@ def rightly_classified(config: Config, images: ImageSet, classifier: Classifier)
     labels: list[int] = []
     truths: list[int] = []
     read = right = 0
-    for start in tqdm(range(0, len(order), BLOCK), desc="classify photographs", unit="block"):
+    for start in tqdm(range(0, len(order), BLOCK), desc="classify photographs", unit="block", disable=None):
         chunk = order[start : start + BLOCK]
         data = images.take(chunk).in_memory(crop_of(config))
         answers = logits_of(classifier, data.images, BLOCK).argmax(-1)
