@@ -10,7 +10,7 @@ demo: $(VENV)/.installed-experiments  ## attack, score, fine-tune: the main job 
 	$(BIN)/python -m experiments.hard_positives --preset quick --out runs/demo
 
 test: $(VENV)/.installed-test lint  ## what CI runs
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not peers"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not peers"
 
 test-all: $(VENV)/.installed-peers lint  ## everything, slow tests and comparisons with PyTorch libraries included
 	$(BIN)/python -m pytest -n $(WORKERS)

@@ -58,9 +58,20 @@ def configurations(draw):
     }
 
 
-@settings(max_examples=10)
+@settings(max_examples=4)
 @given(configurations())
 def test_random_convolutions(configuration):
+    assert_configuration(configuration)
+
+
+@pytest.mark.slow
+@settings(max_examples=25)
+@given(configurations())
+def test_more_random_convolutions(configuration):
+    assert_configuration(configuration)
+
+
+def assert_configuration(configuration):
     parameters = dict(configuration)
     x, k, layout = (parameters.pop(name) for name in ("x", "k", "layout"))
     rng = np.random.default_rng(0)

@@ -122,8 +122,14 @@ def test_gradients(model, rng):
     assert_close(jax.jit(accelerate(gradients))(state, images), jax.jit(gradients)(state, images))
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("gradient_outside", [False, True])
+# The gradient outside makes batch groups: one model whose convolutions are plain, one with groups already.
+_OUTSIDE = [pytest.param(model, True, marks=pytest.mark.slow) for model in (Colour, Decoder, ChannelsFirst)]
+
+
+@pytest.mark.parametrize(
+    ("model", "gradient_outside"),
+    [*((model, False) for model in MODELS), (Separable, True), (Residual, True), *_OUTSIDE],
+)
 def test_stacked_models(model, gradient_outside, rng):
     """Two networks as one: the gradient under `vmap`, and of a `vmap` (batch groups)."""
     split = [nnx.split(model(nnx.Rngs(seed))) for seed in (0, 1)]

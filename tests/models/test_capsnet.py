@@ -129,6 +129,7 @@ def test_transformations():
     assert_works_under_transformations(partial(CapsNet, types=2, filters=8), (28, 28, 1))
 
 
+@pytest.mark.slow
 def test_loss_falls_by_nine_tenths():
     model = filled(partial(CapsNet, types=2, filters=8, decoder=False))
     assert loss_falls(model, (28, 28, 1), steps=200, optimizer=optax.sgd(0.3, momentum=0.9), loss=capsule_loss)

@@ -217,6 +217,7 @@ def test_transformations(make):
     assert_works_under_transformations(partial(make, 10, groups=4, **_SIZES), (16, 16, 3))
 
 
+@pytest.mark.slow
 def test_loss_falls_by_nine_tenths_while_condensing():
     model = condense(filled(partial(CondenseNet, 10, stages=(1, 1), growth=(16, 16), groups=2, stem_stride=2)))
     assert loss_falls(model, (8, 8, 3), steps=200, optimizer=optax.sgd(0.2, momentum=0.9), loss=condense_loss)

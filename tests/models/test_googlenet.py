@@ -185,7 +185,8 @@ def test_equal_networks_have_equal_definitions():
     assert nnx.graphdef(abstract(_small)) == nnx.graphdef(abstract(_small))
 
 
-@pytest.mark.parametrize("batch_norm", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_norm", [False, True])
 def test_it_trains(batch_norm):
     model = filled(lambda rngs: _small(rngs, aux=False, batch_norm=batch_norm))
     model.dropout.rate = 0.0

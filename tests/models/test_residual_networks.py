@@ -174,7 +174,7 @@ def test_transformations(make):
     [
         partial(WideResNet, 10, 2),
         pytest.param(partial(StochasticDepthResNet, 8, death_rate=0.2), marks=pytest.mark.slow),
-        partial(SENet, (1, 1, 1, 1), 10, width=16, groups=4),
+        pytest.param(partial(SENet, (1, 1, 1, 1), 10, width=16, groups=4), marks=pytest.mark.slow),
     ],
     ids=["wide", "stochastic", "senet"],
 )

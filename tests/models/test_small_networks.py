@@ -181,6 +181,7 @@ def test_loss_falls_by_nine_tenths(make, shape):
     assert loss_falls(filled(make), shape, steps=200, optimizer=optax.sgd(0.01, momentum=0.9))
 
 
+@pytest.mark.slow
 def test_vgg_loss_falls_by_nine_tenths_without_dropout():
     model = filled(lambda rngs: VggCifar(width=8, rngs=rngs))
     for _, node in nnx.iter_graph(model):

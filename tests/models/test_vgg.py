@@ -100,6 +100,7 @@ def test_equal_networks_have_equal_definitions():
     assert nnx.graphdef(abstract(_small)) == nnx.graphdef(abstract(_small))
 
 
+@pytest.mark.slow
 def test_it_trains():
     model = filled(lambda rngs: Vgg16(10, image_size=32, width=8, dropout=0.0, rngs=rngs))
     assert loss_falls(model, (32, 32, 3), steps=150, optimizer=_CLIPPED)
