@@ -1,5 +1,10 @@
 """Weight files: PyTorch's and Caffe's own writers read back, key-by-key checks, and hostile files of every kind."""
 
+import argparse
+import collections
+import datetime
+import random
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -320,6 +325,43 @@ def test_files_of_torch_are_read(small, tmp_path, legacy):
     state["fc.bias"], state["conv.bias"] = shared[:5], shared[5:]
     torch.save(state, tmp_path / "weights.pth", _use_new_zipfile_serialization=not legacy)
     _assert_holds(load_weights(small, tmp_path / "weights.pth"), _state())
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("legacy", [False, True])
+def test_training_checkpoints_of_torch_are_read(small, tmp_path, legacy):
+    torch = pytest.importorskip("torch")
+    modules = {"conv": torch.nn.Conv2d(2, 3, (5, 4)), "bn": torch.nn.BatchNorm2d(3), "fc": torch.nn.Linear(12, 5)}
+    network = torch.nn.Sequential(collections.OrderedDict(modules))
+    network.load_state_dict({key: torch.tensor(value) for key, value in _state().items()})
+    optimizers = [torch.optim.AdamW(network.parameters()), torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)]
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    averaged = torch.optim.swa_utils.AveragedModel(network)
+    beside = {
+        "args": argparse.Namespace(lr=0.1, device=torch.device("cpu"), dtype=torch.float32, folder=tmp_path),
+        "scheduler": torch.optim.lr_scheduler.OneCycleLR(optimizers[1], 0.1, total_steps=9).state_dict(),
+        "random": (torch.get_rng_state(), np.random.default_rng(0).bit_generator.state, random.getstate()),
+        "best": [torch.tensor(76.1), np.float64(76.1), np.arange(3), 2**80, torch.Size([1, 2])],
+        "others": {"when": datetime.datetime.now(), "bytes": b"\xff", "set": {1}, "by": collections.defaultdict(list)},
+    }
+    cases = {
+        "parallel": {"state_dict": torch.nn.DataParallel(network).state_dict()},
+        "compiled": {"model": torch.compile(network).state_dict()},
+        "averaged": averaged.state_dict(),
+    }
+    for optimizer in optimizers:
+        optimizer.param_groups[0]["lr"] = 0.0
+        optimizer.param_groups[0]["weight_decay"] = 0.0
+        optimizer.step()
+    for name, content in cases.items():
+        if name != "averaged":
+            content |= beside | {f"optimizer{i}": each.state_dict() for i, each in enumerate(optimizers)}
+        torch.save(content, tmp_path / f"{name}.pth.tar", _use_new_zipfile_serialization=not legacy)
+        _assert_holds(load_weights(small, tmp_path / f"{name}.pth.tar"), _state())
+    expanded = network.state_dict() | {"bn.weight": torch.tensor([3.0]).expand(3)}
+    torch.save(expanded, tmp_path / "expanded.pth", _use_new_zipfile_serialization=not legacy)
+    np.testing.assert_array_equal(load_weights(small, tmp_path / "expanded.pth").bn.scale[...], [3, 3, 3])
 
 
 @pytest.mark.peers

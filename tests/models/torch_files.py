@@ -129,6 +129,7 @@ def checkpoint(path, weights, *, legacy=False, beside=True):
             "epoch": plain(90),
             "arch": plain("resnet50"),
             "best_acc1": stored(np.array([76.1], np.float32)),
+            "callbacks": mapping([("checkpoint", mapping([("best_score", stored(np.array([0.5], np.float32)))]))]),
             "score": plain(np.float64(0.5)),
             "curve": plain(np.arange(3.0)),
             "args": plain(argparse.Namespace(lr=0.1, seen={1, 2}, folder=pathlib.PurePosixPath("runs"))),

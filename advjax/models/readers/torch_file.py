@@ -148,7 +148,9 @@ def _state_dicts(value: dict[Any, Any]) -> dict[str, StateDict]:
     def search(mapping: dict[Any, Any], path: tuple[str, ...]) -> None:
         seen.add(id(mapping))
         if mapping and all(type(key) is str and type(each) is StoredTensor for key, each in mapping.items()):
-            found[".".join(path)] = mapping
+            # A network has matrices or kernels; the scores that a callback keeps are numbers.
+            if not path or any(type(each.shape) is tuple and len(each.shape) > 1 for each in mapping.values()):
+                found[".".join(path)] = mapping
         elif len(path) < _DEEPEST:
             for key, each in mapping.items():
                 if type(key) is str and type(each) is dict and id(each) not in seen:
