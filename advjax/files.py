@@ -11,7 +11,8 @@ __all__ = ["write_text", "write_whole"]
 def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], Any]) -> None:
     """Calls `write` with a binary file that takes the place of `path` at once, when all of it is on the disk.
 
-    Where anything fails on the way (a full disk, an interruption) what stood at `path` still stands there.
+    Where anything fails on the way (a full disk, an interruption) what stood at `path` still stands there. The file
+    that a link leads to is replaced, not the link; a device or a pipe (`/dev/stdout`) is written to as it is.
 
     Example:
       >>> import pathlib, tempfile
@@ -22,7 +23,11 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], Any]) 
       ...     path.read_bytes(), [entry.name for entry in path.parent.iterdir()]
       (b'1 2 3', ['numbers'])
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        with open(path, "wb") as file:
+            write(file)
+        return
     # One name: what a killed process leaves behind is written over by the next.
     temporary = path.with_name(path.name + ".partial")
     try:

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import functools
+import os
 import pathlib
 
 import jax.numpy as jnp
@@ -74,6 +75,23 @@ def test_an_interruption_leaves_what_stood_there(tmp_path, error):
         write_whole(tmp_path / "a", half)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_bytes() == b"old"
+
+
+def test_a_link_stays_and_a_pipe_is_written_to(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "target").write_bytes(b"old")
+    (tmp_path / "link").symlink_to(tmp_path / "folder" / "target")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "folder" / "target").read_text() == "new"
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_text(tmp_path / "pipe", "through")
+    assert os.read(reader, 99) == b"through"
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+    with pytest.raises(IsADirectoryError):
+        write_text(tmp_path / "folder", "new")
 
 
 # These write a file or folder of another name and rename it when it is whole; and `advjax score`: tests/test_cli.py.

@@ -328,6 +328,7 @@ def test_files_of_torch_are_read(small, tmp_path, legacy):
 
 
 @pytest.mark.peers
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile, about itself
 @pytest.mark.parametrize("legacy", [False, True])
 def test_training_checkpoints_of_torch_are_read(small, tmp_path, legacy):
     torch = pytest.importorskip("torch")
