@@ -21,7 +21,9 @@ _DPI = 150
 def perturbation_figure(
     original: np.ndarray, perturbed: Sequence[np.ndarray], captions: Sequence[str], *, title: str = ""
 ) -> Any:
-    """The original, then each perturbed image over its perturbation: grey is no change, black and white its largest.
+    """The original, then each perturbed image over its perturbation: grey is no change, black -1, white +1.
+
+    The scale is that of the pixels in [0, 1] and the same for all, so that perturbations compare by eye.
 
     Args:
         original: uint8 [H, W, C], C of 1 or 3.
@@ -50,8 +52,7 @@ def perturbation_figure(
     for column, (image, caption) in enumerate(zip(perturbed, captions, strict=True), start=1):
         _show(axes[0, column], image / 255)
         axes[0, column].set_title(caption, fontsize=9)
-        change = image.astype(float) - original
-        _show(axes[1, column], 0.5 + 0.5 * change / max(np.abs(change).max(), 1))
+        _show(axes[1, column], 0.5 + 0.5 * (image.astype(float) - original) / 255)
     return figure
 
 
@@ -90,7 +91,7 @@ def histogram_figure(
 
 
 def metric_figure(names: Sequence[str], curves: Mapping[str, np.ndarray], *, title: str = "") -> Any:
-    """Mean and standard deviation over networks of several metrics, by attack.
+    """Mean and sample standard deviation over networks of several metrics, by attack; one network has no bars.
 
     Args:
         names: the attacks, [A].
@@ -108,7 +109,7 @@ def metric_figure(names: Sequence[str], curves: Mapping[str, np.ndarray], *, tit
         axis.errorbar(
             places + shift,
             values.mean(axis=1),
-            values.std(axis=1),
+            _spread(values) if values.shape[1] > 1 else None,
             label=label,
             color=_COLOURS[index % len(_COLOURS)],
             marker="os^Dv"[index % 5],
@@ -130,7 +131,7 @@ def error_figure(
     xlabel: str = "",
     title: str = "",
 ) -> Any:
-    """One panel for each kind of error: mean and standard deviation over networks, by training set.
+    """One panel for each kind of error: mean and sample standard deviation over networks, by training set.
 
     Args:
         labels: the training sets, [A].
@@ -144,8 +145,11 @@ def error_figure(
     """
     figure, axes = _figure(1, len(panels), (4.2 * len(panels), 3.8), title)
     for index, (axis, (name, errors), level) in enumerate(zip(axes[0], panels.items(), references, strict=True)):
-        means, stds = [np.mean(values) for values in errors], [np.std(values) for values in errors]
-        axis.errorbar(labels, means, stds, color=_COLOURS[index % len(_COLOURS)], marker="o", linewidth=1.6, capsize=4)
+        means = [np.mean(values) for values in errors]
+        stds = [float(_spread(np.asarray(values))) if len(values) > 1 else 0.0 for values in errors]
+        bars: Any = stds if any(stds) else None
+        color = _COLOURS[index % len(_COLOURS)]
+        axis.errorbar(labels, means, bars, color=color, marker="o", linewidth=1.6, capsize=4)
         axis.axhline(level, color="black", linewidth=1, linestyle=":", label=reference)
         axis.set(xlabel=xlabel, ylabel=name)
         axis.margins(x=0.15)
@@ -224,6 +228,11 @@ def _figure(rows: int, columns: int, size: tuple[float, float], title: str) -> t
     if title:
         figure.suptitle(title, fontsize=10)
     return figure, axes
+
+
+def _spread(values: np.ndarray) -> np.ndarray:
+    """The sample standard deviation along the last axis, as the tables give it."""
+    return values.std(axis=-1, ddof=1)
 
 
 def _show(axis: Any, image: np.ndarray) -> None:

@@ -11,7 +11,10 @@ from advjax.attacks import Perturbation, perturb
 from advjax.classifier import Classifier
 from advjax.data import to_float
 
-__all__ = ["attack_all", "logits_of"]
+__all__ = ["NO_ANSWER", "answers_of", "attack_all", "logits_of"]
+
+# What a network says whose logits are no numbers: no label is equal to it.
+NO_ANSWER = -1
 
 
 def logits_of(classifier: Classifier, images: np.ndarray, batch: int = 500) -> np.ndarray:
@@ -26,6 +29,20 @@ def logits_of(classifier: Classifier, images: np.ndarray, batch: int = 500) -> n
         np.asarray(_logits(classifier, _pixels(images[rows])))[:real] for rows, real in _batches(len(images), batch)
     ]
     return np.concatenate(parts)
+
+
+def answers_of(classifier: Classifier, images: np.ndarray, batch: int = 500) -> np.ndarray:
+    """The classes int32 [N] of the largest logits, for images as for `logits_of`; `NO_ANSWER` where one is NaN.
+
+    NumPy's `argmax` alone answers with the place of the NaN, which is right for some label.
+
+    >>> from advjax.classifier import from_function
+    >>> divided = from_function(lambda w, x: w / x.mean((1, 2, 3))[:, None], jnp.array([[0.0, 1.0]]))
+    >>> answers_of(divided, np.array([0, 255], np.uint8)[:, None, None, None]).tolist()
+    [-1, 1]
+    """
+    logits = logits_of(classifier, images, batch)
+    return np.where(np.isnan(logits).any(-1), NO_ANSWER, logits.argmax(-1)).astype(np.int32)
 
 
 def attack_all(

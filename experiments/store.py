@@ -18,6 +18,7 @@ import numpy as np
 import advjax
 from advjax.files import write_text, write_whole
 from advjax.lock import FolderInUseError, FolderLock
+from experiments.provenance import commit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,10 +33,17 @@ class Store:
     """A folder of finished stages of one configuration: `stages/<name>.npz`, marked as done by `<name>.json`.
 
     While the store that `open_store` gave lives, no other process can open one in its folder.
+
+    Attributes:
+        root: the folder.
+        fingerprint: of the configuration.
+        data: the images that are read, in words; see `experiments.provenance`.
+        lock: held on the folder.
     """
 
     root: pathlib.Path
     fingerprint: str
+    data: str = ""
     lock: FolderLock | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def done(self, name: str) -> bool:
@@ -58,6 +66,7 @@ class Store:
             "fingerprint": self.fingerprint,
             "seconds": round(time.perf_counter() - start, 2),
             "finished": _now(),
+            "commit": commit(),
         }
         write_text(self._path(name, ".json"), json.dumps(marker))
 
@@ -68,11 +77,7 @@ class Store:
 
     def seconds(self) -> dict[str, float]:
         """How long each finished stage took."""
-        folder = self.root / "stages"
-        markers = sorted(folder.rglob("*.json"), key=lambda path: path.stat().st_mtime_ns)
-        names = [marker.relative_to(folder).with_suffix("").as_posix() for marker in markers]
-        contents = [json.loads(marker.read_text()) for marker in markers]
-        return {name: content["seconds"] for name, content in zip(names, contents, strict=True)}
+        return {name: marker["seconds"] for name, marker in self._markers().items()}
 
     def write_text(self, name: str, text: str) -> None:
         """Writes a file of the report, whole or not at all."""
@@ -84,16 +89,30 @@ class Store:
         write_whole(self.root / name, lambda file: figure.savefig(file, format=form))
 
     def write_config(self, config: Any, **more: Any) -> None:
-        """`config.json`: the configuration, the machine, the versions, and `more`."""
+        """`config.json`: the configuration, the images read, the commit, the machine, the versions, and `more`.
+
+        Where stages were made by other commits than the one that writes this, all of them are named.
+        """
+        made_by = {marker.get("commit", "not recorded") for marker in self._markers().values()}
+        others = {"commits_of_stages": sorted(made_by)} if made_by - {commit()} else {}
         content = {
             "config": dataclasses.asdict(config),
             "fingerprint": self.fingerprint,
+            "data": self.data,
             "written": _now(),
+            "commit": commit(),
+            **others,
             "hardware": hardware(),
             "versions": versions(),
             **more,
         }
         self.write_text("config.json", json.dumps(content, indent=2) + "\n")
+
+    def _markers(self) -> dict[str, dict[str, Any]]:
+        """What was noted of each finished stage, the oldest first."""
+        folder = self.root / "stages"
+        markers = sorted(folder.rglob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+        return {path.relative_to(folder).with_suffix("").as_posix(): json.loads(path.read_text()) for path in markers}
 
     def _path(self, name: str, suffix: str) -> pathlib.Path:
         return self.root / "stages" / (name + suffix)
@@ -105,20 +124,20 @@ def fingerprint(config: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def open_store(root: str | os.PathLike[str], config: Any) -> Store:
+def open_store(root: str | os.PathLike[str], config: Any, data: str = "") -> Store:
     """The store of `config`, a dataclass of JSON values, in the folder `root`, made if it is not there.
 
     Raises:
-        ValueError: the folder holds a run of another configuration.
+        ValueError: the folder holds a run of another configuration, or of other images than `data` says.
         FolderInUseError: another process has it open.
         OSError: the folder cannot be made or written to.
     """
     path = pathlib.Path(root)
     try:
-        store = Store(path, fingerprint(config), FolderLock(path))
+        store = Store(path, fingerprint(config), data, FolderLock(path))
         existing = path / "config.json"
         if existing.exists():
-            _check_same(json.loads(existing.read_text())["config"], config, path)
+            _check_same(json.loads(existing.read_text()), config, data, path)
         else:
             store.write_config(config)
     except FolderInUseError:
@@ -128,7 +147,14 @@ def open_store(root: str | os.PathLike[str], config: Any) -> Store:
     return store
 
 
-def _check_same(old: dict[str, Any], config: Any, path: pathlib.Path) -> None:
+def _check_same(stored: dict[str, Any], config: Any, data: str, path: pathlib.Path) -> None:
+    read = stored.get("data") or data  # runs of before 2026-11-26 do not say
+    if read != data:
+        raise ValueError(
+            f"the output folder {path} holds a run of other images ({read}; now: {data}). "
+            "Choose another with --out, or remove that one."
+        )
+    old: dict[str, Any] = stored["config"]
     new = json.loads(json.dumps(dataclasses.asdict(config)))
     changed = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
     if changed:

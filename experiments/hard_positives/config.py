@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from experiments.hard_positives.paper import BASIC, INFIMNIST, ROWS
+from experiments.hard_positives.paper import BAND_TYPES, BASIC, INFIMNIST, ROWS
 
 __all__ = ["Config", "PRESETS"]
 
@@ -95,7 +95,8 @@ class Config:
 
     def pool_size(self, train_images: int) -> int:
         """Room for the largest training set of the run, so that all are trained on by one compiled program."""
-        types = max((len(ROWS[row].types) for row in self.rows), default=0)
+        sets = [ROWS[row].types for row in (*self.rows, *self.unmixed_rows)] + ([BAND_TYPES] if self.bands else [])
+        types = max(map(len, sets), default=0)
         adversarial = self.bases * types * min(self.cap_per_type, self.train_sources)
         infimnist = self.infimnist_images if INFIMNIST in self.rows else 0
         return max(train_images + adversarial, infimnist)

@@ -10,7 +10,7 @@ from experiments.hard_positives.adversaries import stage_name, training_types
 from experiments.hard_positives.config import Config
 from experiments.hard_positives.metrics import Metric
 from experiments.hard_positives.paper import BASIC, ROWS
-from experiments.hard_positives.scoring import score_name
+from experiments.hard_positives.scoring import PASS, PASS_IN_FULL, score_name
 from experiments.hard_positives.table import Errors, data_name
 from experiments.store import Store
 
@@ -28,11 +28,12 @@ def draw(
     metrics: list[Metric],
     basic: Errors,
     bands: dict[str, Errors],
+    left_out: list[str],
 ) -> list[str]:
-    """Writes the figures into the store's folder and returns their names; Fig. 6 needs bands."""
+    """Writes the figures into the store's folder and returns their names; Fig. 6 needs bands, and names `left_out`."""
     figures = {"fig2.png": _fig2(store, train), "fig4.png": _fig4(config, store), "fig5.png": _fig5(config, metrics)}
     if bands:
-        figures["fig6.png"] = _fig6(config, basic, bands)
+        figures["fig6.png"] = _fig6(config, basic, bands, left_out)
     for name, figure in figures.items():
         store.write_figure(name, figure)
     return list(figures)
@@ -64,7 +65,7 @@ def _fig2(store: Store, train: Dataset) -> Any:
             f"({score:.3f}, {stored['l2'][place]:.1f}, {stored['linf'][place]:.0f})"
         )
         source = stored["source"][place]
-    title = f"A {train.labels[source]} and what fools the network: (PASS, L2 per pixel, L∞)"
+    title = f"A {train.labels[source]} and what fools the network: ({PASS}, L2 per pixel, L∞)"
     return perturbation_figure(train.images[source], pictures, captions, title=title)
 
 
@@ -92,26 +93,28 @@ def _fig4(config: Config, store: Store) -> Any:
                 factors.append(np.full(len(part), images / max(len(part), 1)))
         scores[name], weights[name] = np.concatenate(parts), np.concatenate(factors)
     title = f"PASS of adversarial and hard positive images, {data_name(config)}"
-    return histogram_figure(scores, weights, xlabel="PASS", ylabel="images", title=title)
+    return histogram_figure(scores, weights, xlabel=PASS_IN_FULL, ylabel="images", title=title)
 
 
 def _fig5(config: Config, metrics: list[Metric]) -> Any:
     curves = {}
-    for label, name in [("PASS", "pass_valid"), ("L2 per pixel", "l2_per_pixel"), ("L∞", "linf")]:
+    for label, name in [(PASS, "pass_valid"), ("L2 per pixel", "l2_per_pixel"), ("L∞", "linf")]:
         found = {(m.item, m.network): m.value for m in metrics if m.metric == name}
         curves[label] = np.array(
             [[found[f"train/{kind}", base] for base in range(config.bases)] for kind in _METRIC_TYPES]
         )
-    curves = {label: values if label == "PASS" else values / values.max() for label, values in curves.items()}
+    curves = {label: values if label == PASS else values / values.max() for label, values in curves.items()}
     title = f"{data_name(config)}, {config.bases} network(s); L2 and L∞ scaled to a maximum of 1"
     return metric_figure(_METRIC_TYPES, curves, title=title)
 
 
-def _fig6(config: Config, basic: Errors, bands: dict[str, Errors]) -> Any:
+def _fig6(config: Config, basic: Errors, bands: dict[str, Errors], left_out: list[str]) -> Any:
     panels = {
         f"{data_name(config)} test error, %": [100 * errors.clean for errors in bands.values()],
         "held-out adversarial error, %": [100 * errors.adversarial for errors in bands.values()],
     }
     references = [100 * basic.clean.mean(), 100 * basic.adversarial.mean()]
-    labels = [name.removeprefix("PASS ") for name in bands]
-    return error_figure(labels, panels, references, reference=BASIC, xlabel="PASS x 1000 of the images trained on")
+    labels = [name.removeprefix(f"{PASS} ") for name in bands]
+    title = f"too few images, left out: {', '.join(left_out)}" if left_out else ""
+    xlabel = f"{PASS} x 1000 of the images trained on"
+    return error_figure(labels, panels, references, reference=BASIC, xlabel=xlabel, title=title)

@@ -7,11 +7,12 @@ import numpy as np
 from advjax.data import Dataset
 from advjax.training import Trainer, TrainState
 from experiments.hard_positives.adversaries import stage_name
-from experiments.hard_positives.bands import BAND_TYPES, Band, band_rows
+from experiments.hard_positives.bands import Band, band_rows
 from experiments.hard_positives.config import Config
 from experiments.hard_positives.judge import HeldOut, judge
 from experiments.hard_positives.networks import CHECKPOINT_BLOCKS, fine_tunable, key_of, roomy
-from experiments.hard_positives.paper import BASIC, INFIMNIST, ROWS
+from experiments.hard_positives.paper import BAND_TYPES, BASIC, INFIMNIST, ROWS
+from experiments.hard_positives.scoring import PASS
 from experiments.store import Arrays, Store
 
 __all__ = ["Job", "band_name", "finetune", "jobs", "unmixed_name"]
@@ -42,8 +43,8 @@ def unmixed_name(config: Config, row: str) -> str:
 
 
 def band_name(band: Band) -> str:
-    """The name of a band's job, in the paper's units: PASS times 1000."""
-    return f"PASS {1000 * band[0]:.0f}-{1000 * band[1]:.0f}"
+    """The name of a band's job, in the paper's units, PASS times 1000, with the padding that it is of."""
+    return f"{PASS} {1000 * band[0]:.0f}-{1000 * band[1]:.0f}"
 
 
 def jobs(config: Config, store: Store) -> list[Job]:

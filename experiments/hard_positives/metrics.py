@@ -69,7 +69,9 @@ def _of_attacks(config: Config, store: Store) -> Iterator[Metric]:
 
 
 def _mean_and_std(name: str, values: np.ndarray) -> dict[str, float]:
-    return {name: values.mean(), f"{name}_std": values.std()} if len(values) else {}
+    """The mean and, of two or more, the sample standard deviation, as in the tables and figures."""
+    mean = {name: values.mean()} if len(values) else {}
+    return mean if len(values) < 2 else {**mean, f"{name}_std": values.std(ddof=1)}
 
 
 def _of_rows(store: Store, rows: list[str]) -> Iterator[Metric]:

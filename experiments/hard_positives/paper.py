@@ -5,7 +5,7 @@ from typing import Any
 
 from advjax.attacks import fgs, fgv, hard_positive, hot_cold, hot_cold_sign
 
-__all__ = ["ATTACKS", "BASIC", "FIGURE_TYPES", "HELD_OUT_TYPES", "INFIMNIST", "ROWS", "SCHEDULE", "Row"]
+__all__ = ["ATTACKS", "BAND_TYPES", "BASIC", "FIGURE_TYPES", "HELD_OUT_TYPES", "INFIMNIST", "ROWS", "SCHEDULE", "Row"]
 
 _RANKS = range(1, 10)
 
@@ -48,6 +48,9 @@ ROWS = {
     "FGS": Row(("FGS",), 0.790, 0.122, 31.06),
     BASIC: Row((), 0.937, 0.110, 64.21),
 }
+
+# Fig. 6, "trained using generated hard positives with different ranges of PASS": the adversarial images of HC-D-9.
+BAND_TYPES = ROWS["HC-D-9"].types
 
 # The paper's side of the schedule printed under the table.
 SCHEDULE = {

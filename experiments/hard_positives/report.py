@@ -7,6 +7,8 @@ import numpy as np
 from advjax.attacks.searches import Boundary
 from advjax.data import Dataset
 from experiments.hard_positives.adversaries import training_types
+from experiments.hard_positives.bands import too_small
+from experiments.hard_positives.claims import claims
 from experiments.hard_positives.config import Config
 from experiments.hard_positives.figures import draw
 from experiments.hard_positives.finetune import band_name, unmixed_name
@@ -14,6 +16,7 @@ from experiments.hard_positives.metrics import Metric, collect, to_csv
 from experiments.hard_positives.paper import BASIC, ROWS
 from experiments.hard_positives.table import Errors, data_name, errors_of, markdown, mean_std, schedule, table1, verdict
 from experiments.store import Store
+from experiments.verdicts import SAMPLING
 
 __all__ = ["report"]
 
@@ -27,9 +30,11 @@ def report(config: Config, store: Store, train: Dataset) -> str:
     store.write_text("metrics.csv", to_csv(metrics))
     in_table = {name: errors for name, errors in rows.items() if name in ROWS}
     in_bands = {name: rows[name] for name in map(band_name, bands) if name in rows}
-    conclusions = verdict(config, in_table)
-    store.write_text("table1.md", _page(config, rows, metrics, conclusions))
-    figures = draw(config, store, train, metrics, rows[BASIC], in_bands)
+    left_out = {band_name(band): number for band, number in too_small(config, store).items()}
+    conclusions = [*verdict(config, in_table), *_said(config, left_out)]
+    statements = claims(in_table, in_bands, metrics)
+    store.write_text("table1.md", _page(config, rows, metrics, conclusions, statements, left_out, store.data))
+    figures = draw(config, store, train, metrics, rows[BASIC], in_bands, list(left_out))
     seconds = store.seconds()
     store.write_config(config, search=_search(), seconds=seconds, seconds_in_all=round(sum(seconds.values()), 1))
     basic = rows[BASIC]
@@ -44,7 +49,24 @@ def report(config: Config, store: Store, train: Dataset) -> str:
     )
 
 
-def _page(config: Config, rows: dict[str, Errors], metrics: list[Metric], conclusions: list[str]) -> str:
+def _said(config: Config, left_out: dict[str, int]) -> list[str]:
+    """A sentence for each band of Fig. 6 that has too few images."""
+    least = f"fewer than {config.band_minimum:,}"
+    return [
+        f"{name}: left out of Fig. 6; some base network has {number:,} images there, {least}."
+        for name, number in left_out.items()
+    ]
+
+
+def _page(
+    config: Config,
+    rows: dict[str, Errors],
+    metrics: list[Metric],
+    conclusions: list[str],
+    statements: list[str],
+    left_out: dict[str, int],
+    data: str,
+) -> str:
     stand_in = (
         ""
         if config.data == "mnist"
@@ -53,6 +75,7 @@ def _page(config: Config, rows: dict[str, Errors], metrics: list[Metric], conclu
     )
     extra = [name for name in rows if name not in ROWS]
     more = [(name, *_cells(rows[name])) for name in extra]
+    more += [(name, "left out", "left out", f"only {number:,}", "") for name, number in left_out.items()]
     header = ("trained on", "clean error %", "adversarial error %", "adversarial images", "networks")
     return "\n".join(
         [
@@ -62,8 +85,12 @@ def _page(config: Config, rows: dict[str, Errors], metrics: list[Metric], conclu
             "fine-tuning set was chosen knowing the paper's numbers.\n",
             "## The two schedules\n",
             schedule(config),
+            f"\nImages read: {data}.",
             "\n## Is it better?\n",
+            f"{SAMPLING}\n",
             *(f"- {line}" for line in conclusions),
+            "\n## The paper's claims\n",
+            *(f"- {line}" for line in statements),
             "\n## Further training sets: bands of PASS (Fig. 6), and the other choice of mixing\n",
             markdown(header, more) if more else "None were run.",
             _infimnist(metrics),

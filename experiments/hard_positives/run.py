@@ -13,6 +13,7 @@ from experiments.hard_positives.paper import BASIC, INFIMNIST
 from experiments.hard_positives.report import report
 from experiments.hard_positives.scoring import score_all
 from experiments.hard_positives.scratch import train_bases, train_infimnist
+from experiments.provenance import data_read
 from experiments.store import open_store
 
 __all__ = ["run"]
@@ -23,12 +24,12 @@ def run(config: Config, out: str | os.PathLike[str], data_dir: str | os.PathLike
 
     Raises:
         FileNotFoundError: the data set is not there; the message says how to prepare it.
-        ValueError: `out` holds a run of another configuration, or the data set is too small for this one.
+        ValueError: `out` holds a run of another configuration or of other images; the data set is too small.
         OSError: `out` cannot be written to.
     """
     train, test = (load(config.data, split, data_dir=data_dir) for split in ("train", "test"))
     sources = split_sources(config, train, test)
-    store = open_store(out, config)
+    store = open_store(out, config, data_read(train, test))
     one = trainer(config)
 
     store.ensure("base", partial(train_bases, config, one, train, test, store.root / "checkpoints" / "base"))

@@ -13,7 +13,11 @@ from experiments.hard_positives.config import Config
 from experiments.hard_positives.paper import HELD_OUT_TYPES
 from experiments.store import Arrays, Store
 
-__all__ = ["score_all", "score_name", "score_pairs"]
+__all__ = ["PASS", "PASS_IN_FULL", "score_all", "score_name", "score_pairs"]
+
+# By what name figures and rows call the score that all of them use: its value depends on SSIM's windows.
+PASS = "PASS (valid)"
+PASS_IN_FULL = "PASS (valid: SSIM's windows inside the image)"
 
 
 def score_name(split: str, base: int, kind: str) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from experiments.hard_positives.config import Config
 from experiments.hard_positives.paper import BASIC, INFIMNIST, ROWS, SCHEDULE
 from experiments.store import Arrays
+from experiments.verdicts import clearly_apart
 
 __all__ = ["Errors", "data_name", "errors_of", "markdown", "mean_std", "schedule", "table1", "verdict"]
 
@@ -140,7 +141,6 @@ def _our_cells(row: str, errors: Errors | None) -> tuple[str, ...]:
 
 def _compare(before: np.ndarray, after: np.ndarray, count: int) -> str:
     """ "4.20 % -> 1.10 % (better)", or no verdict within two standard errors of `count` images."""
-    old, new = before.mean(), after.mean()
-    spread = 2 * np.sqrt((old * (1 - old) + new * (1 - new)) / count)
-    word = "no clear difference" if abs(new - old) <= spread else "better" if new < old else "worse"
+    old, new = float(before.mean()), float(after.mean())
+    word = "no clear difference" if not clearly_apart(old, new, count) else "better" if new < old else "worse"
     return f"{100 * old:.2f} % -> {100 * new:.2f} % ({word})"

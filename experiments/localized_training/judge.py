@@ -1,4 +1,4 @@
-"""What a model makes of natural images and of attacks on itself: a row of Fig. 2, and what the paper left out."""
+"""What a model makes of natural images and of attacks on itself: a row of Fig. 2, and accuracies."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ _MODEL = "model"
 
 
 def judge(config: Config, classifier: Classifier, test: Dataset) -> Arrays:
-    """The five losses of a model and what the paper left out, its accuracies. Each attack is made on the model itself.
+    """The five losses of a model and its accuracies. Each attack is made on the model itself.
 
     Returns:
         for each input in turn loss_<input> float32 and right_<input> bool: the first of all test images, the
@@ -37,7 +37,7 @@ def judge(config: Config, classifier: Classifier, test: Dataset) -> Arrays:
     cells = {name: attacked.cell(_MODEL, name) for name in ADVERSARIAL}
     return {
         "loss_natural": np.asarray(clean_loss),
-        "right_natural": logits.argmax(-1) == test.labels,
+        "right_natural": (logits.argmax(-1) == test.labels) & ~np.isnan(logits).any(-1),
         **{f"loss_{name}": np.asarray(cell.loss, np.float32) for name, cell in cells.items()},
         **{f"right_{name}": np.asarray(cell.correct) for name, cell in cells.items()},
     }

@@ -6,8 +6,10 @@ import io
 import numpy as np
 
 from advjax.data import Dataset
+from experiments.localized_training.claims import claims
 from experiments.localized_training.config import INPUTS, MODELS, STRONG, Config
 from experiments.localized_training.figures import draw
+from experiments.localized_training.paper import ACCURACIES
 from experiments.localized_training.table import (
     accuracy_table,
     data_name,
@@ -27,8 +29,10 @@ def report(config: Config, store: Store, train: Dataset, test: Dataset) -> str:
     """Writes all files of the report into the store's folder and returns a summary for the terminal."""
     results = {model: store.read(f"judged/{model}") for model in MODELS}
     strong = {model: store.read(f"strong/{model}") for model in MODELS if model in config.strong_models}
-    claims = orderings(losses_of(results))
-    store.write_text("fig2.md", _page(config, len(train.labels) - config.held_back, results, strong, claims))
+    found = orderings(losses_of(results))
+    statements = claims(losses_of(results), results)
+    trained_on = len(train.labels) - config.held_back
+    store.write_text("fig2.md", _page(config, trained_on, results, strong, found, statements, store.data))
     figures = draw(config, test, store.read("examples"), results)
     for name, figure in figures.items():
         store.write_figure(name, figure)
@@ -39,7 +43,7 @@ def report(config: Config, store: Store, train: Dataset, test: Dataset) -> str:
     return "\n".join(
         [
             f"natural model on {data_name(config)}: {100 * clean.mean():.2f} % of {len(clean):,} test images",
-            *claims,
+            *found,
             *(f"APGD + Square, {model} model: {100 * worst(own).mean():.1f} % left" for model, own in strong.items()),
             f"{sum(seconds.values()) / 60:.1f} minutes of work; the 25 losses beside the paper's are in "
             f"{store.root / 'fig2.md'}, with metrics.csv and {', '.join(figures)}",
@@ -48,7 +52,13 @@ def report(config: Config, store: Store, train: Dataset, test: Dataset) -> str:
 
 
 def _page(
-    config: Config, trained_on: int, results: dict[str, Arrays], strong: dict[str, Arrays], claims: list[str]
+    config: Config,
+    trained_on: int,
+    results: dict[str, Arrays],
+    strong: dict[str, Arrays],
+    found: list[str],
+    statements: list[str],
+    data: str,
 ) -> str:
     stand_in = (
         ""
@@ -63,10 +73,15 @@ def _page(
             loss_table(results),
             "\n## The two schedules\n",
             schedule(config, trained_on),
+            f"\nImages read: {data}.",
             "\n## The paper's orderings\n",
-            *(f"- {claim}" for claim in claims),
-            "\n## Accuracies, which the paper does not give\n",
-            "In percent.\n",
+            "Each model was trained once: what another seed would change is in no figure here.\n",
+            *(f"- {claim}" for claim in found),
+            "\n## The paper's percentages\n",
+            *(f"- {claim}" for claim in statements),
+            "\n## Accuracies\n",
+            "In percent. The paper gives two of them, of the natural model: "
+            f"{ACCURACIES['natural']:g} on natural images and {ACCURACIES['exact']:g} under the exact mask attack.\n",
             accuracy_table(results),
             "\n## APGD and Square beside PGD, the whole image open\n",
             f"Accuracy in percent, epsilon {config.epsilon:g}: PGD of {config.attack_steps} steps from one random "

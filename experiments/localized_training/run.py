@@ -8,6 +8,7 @@ from experiments.localized_training.config import MODELS, Config
 from experiments.localized_training.judge import examples, judge, judge_strongly
 from experiments.localized_training.report import report
 from experiments.localized_training.train import classifier_of, train_model
+from experiments.provenance import data_read
 from experiments.store import open_store
 
 __all__ = ["run"]
@@ -18,12 +19,12 @@ def run(config: Config, out: str | os.PathLike[str], data_dir: str | os.PathLike
 
     Raises:
         FileNotFoundError: the data set is not there; the message says how to prepare it.
-        ValueError: `out` holds a run of another configuration, or the data set is too small for this one.
+        ValueError: `out` holds a run of another configuration or of other images; the data set is too small.
         OSError: `out` cannot be written to.
     """
     train, test = (load(config.data, split, data_dir=data_dir) for split in ("train", "test"))
     _check_sizes(config, train, test)
-    store = open_store(out, config)
+    store = open_store(out, config, data_read(train, test))
     for model in MODELS:
         folder = store.root / "checkpoints" / model
         store.ensure(f"train/{model}", partial(train_model, config, model, train, folder))

@@ -1,4 +1,4 @@
-"""The 25 losses beside the paper's, the accuracies it left out, and which of its orderings hold."""
+"""The 25 losses beside the paper's, the accuracies, and which of its orderings hold."""
 
 import itertools
 
@@ -8,6 +8,7 @@ from experiments.hard_positives.table import markdown
 from experiments.localized_training.config import ADVERSARIAL, INPUTS, MODELS, STRONG, Config
 from experiments.localized_training.paper import LOSSES, SCHEDULE
 from experiments.store import Arrays
+from experiments.verdicts import line
 
 __all__ = ["accuracy_table", "data_name", "loss_table", "losses_of", "orderings", "schedule", "strong_table"]
 
@@ -34,7 +35,7 @@ def loss_table(results: dict[str, Arrays]) -> str:
 
 
 def accuracy_table(results: dict[str, Arrays]) -> str:
-    """The accuracies in percent of the same 25 cells, with 95 % intervals from the number of images."""
+    """The accuracies in percent of the same 25 cells."""
     lines = []
     for model in MODELS:
         cells = []
@@ -97,40 +98,36 @@ def orderings(losses: np.ndarray) -> list[str]:
     worst_of = {model: max(at[model][name] for name in ADVERSARIAL) for model in MODELS}
     robust = [model for model in ADVERSARIAL if worst_of[model] < 1 and clean[model] <= clean["natural"]]
     return [
-        _line(
-            "natural model: standard > background > exact > broad attack",
+        line(
             all(first > second for first, second in itertools.pairwise(row)),
+            "natural model: standard > background > exact > broad attack",
             " > ".join(f"{loss:.4g}" for loss in row),
         ),
-        _line(
-            "each adversarial model has less than 1 % of the natural model's loss under its own attack",
+        line(
             all(share < 0.01 for share in own.values()),
+            "each adversarial model has less than 1 % of the natural model's loss under its own attack",
             ", ".join(f"{name} {100 * share:.2f} %" for name, share in own.items()),
         ),
-        _line(
-            "the standard model has the largest loss on natural images",
+        line(
             max(clean, key=lambda model: clean[model]) == "standard",
+            "the standard model has the largest loss on natural images",
             ", ".join(f"{model} {1000 * loss:.1f}" for model, loss in clean.items()) + " (times 1000)",
         ),
-        _line(
-            "background and broad models lose less than the natural model on natural images",
+        line(
             max(clean["background"], clean["broad"]) < clean["natural"],
+            "background and broad models lose less than the natural model on natural images",
             f"{1000 * clean['background']:.1f} and {1000 * clean['broad']:.1f} against {1000 * clean['natural']:.1f}",
         ),
-        _line(
+        line(
+            robust == ["background"],
             "only the background model has both a natural loss no larger than the natural model's and a loss below 1 "
             "under every attack",
-            robust == ["background"],
             f"so have: {', '.join(robust) or 'none'}; largest losses under attack "
             + ", ".join(f"{model} {loss:.3g}" for model, loss in worst_of.items()),
         ),
-        _line(
-            "exact and broad models stay open to the standard attack, with more than ten times its own model's loss",
+        line(
             min(at["exact"]["standard"], at["broad"]["standard"]) > 10 * at["standard"]["standard"],
+            "exact and broad models stay open to the standard attack, with more than ten times its own model's loss",
             f"{at['exact']['standard']:.3g} and {at['broad']['standard']:.3g} against {at['standard']['standard']:.3g}",
         ),
     ]
-
-
-def _line(claim: str, holds: bool, figures: str) -> str:
-    return f"{'Holds' if holds else 'Does not hold'}: {claim} ({figures})."

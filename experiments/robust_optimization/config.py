@@ -27,7 +27,7 @@ class Part:
         shuffle: a new order each epoch, or the file's order each epoch.
         learning_rate, momentum, dampening: of torch7's SGD, whose dampening is the momentum by default.
         learning_rate_decay: d of the rate `learning_rate / (1 + d t)` at step t.
-        halve_every: epochs after each of which the rate halves; 0: never.
+        halve_every: the rate halves at the start of every `halve_every`-th epoch, counted from 1; 0: never.
         weight_decay: times each parameter, biases too, is added to its gradient.
         input_norm: the robust networks begin with a batch normalisation without parameters, which the scripts have
             and the paper does not mention.

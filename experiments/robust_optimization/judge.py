@@ -3,7 +3,7 @@
 import numpy as np
 
 from advjax.classifier import Classifier
-from experiments.batches import logits_of
+from experiments.batches import answers_of
 from experiments.robust_optimization.adversaries import pgd_accuracy, sweep
 from experiments.robust_optimization.config import Config, Part
 from experiments.robust_optimization.preprocess import Images
@@ -20,11 +20,9 @@ def judge(config: Config, part: Part, classifier: Classifier, test: Images, foun
         answers and images of the set A by norm; sweep float64 [epsilons], accuracy of Fig. 3; pgd float64 [].
     """
     batch = config.attack_batch
-    test_right = logits_of(classifier, test.images, batch).argmax(-1) == test.labels
+    test_right = answers_of(classifier, test.images, batch) == test.labels
     empty = not len(found["label"])
-    right = (
-        np.zeros(0, np.bool_) if empty else logits_of(classifier, found["image"], batch).argmax(-1) == found["label"]
-    )
+    right = np.zeros(0, np.bool_) if empty else answers_of(classifier, found["image"], batch) == found["label"]
     norms = len(part.norms)
     return {
         "test": np.asarray(test_right.mean()),

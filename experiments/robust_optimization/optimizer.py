@@ -45,12 +45,19 @@ def torch_sgd(part: Part, steps_per_epoch: int) -> optax.GradientTransformation:
 
 
 def rate(part: Part, steps_per_epoch: int, step: jax.Array) -> jax.Array:
-    """The learning rate at `step`: it decays with each step, and halves every `halve_every` epochs.
+    """The learning rate at `step`: it decays with each step, and halves at the start of every `halve_every`-th epoch.
+
+    The scripts count epochs from 1, so that with 25 the epochs 1 to 24 have the full rate, 25 to 49 half of it.
 
     >>> part = Part(learning_rate=1.0, learning_rate_decay=0.0, halve_every=2)
-    >>> [float(rate(part, 10, jnp.int32(step))) for step in (0, 19, 20)]
-    [1.0, 1.0, 0.5]
+    >>> [float(rate(part, 10, jnp.int32(step))) for step in (0, 9, 10, 29, 30)]
+    [1.0, 1.0, 0.5, 0.5, 0.25]
+
+    Source: yutaroyamada/RobustTraining and szagoruyko/cifar.torch, train.lua: `if epoch % opt.epoch_step == 0`.
     """
     count = jnp.asarray(step, jnp.float32)
-    halved = jnp.exp2(-jnp.floor(count / (part.halve_every * steps_per_epoch))) if part.halve_every else 1.0
-    return part.learning_rate / (1 + part.learning_rate_decay * count) * halved
+    decayed = part.learning_rate / (1 + part.learning_rate_decay * count)
+    if not part.halve_every:
+        return decayed
+    epoch = 1 + jnp.asarray(step, jnp.int32) // steps_per_epoch
+    return decayed * jnp.exp2(-(epoch // part.halve_every).astype(jnp.float32))

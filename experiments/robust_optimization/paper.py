@@ -50,7 +50,7 @@ SCHEDULE = {
         "data": "CIFAR-10, YUV, contrast-normalised",
         "epochs": "300",
         "batch": "128, shuffled",
-        "SGD": "rate 1/(1 + 1e-07 t) halving every 25 epochs, momentum 0.9, dampening 0.9, L2 0.0005 (scripts)",
+        "SGD": "rate 1/(1 + 1e-07 t) halving at epochs 25, 50, ..., momentum 0.9, dampening 0.9, L2 0.0005 (scripts)",
         "radii, standardised": "l2 0.2 (scripts), linf not stated",
         "adversarial set": "1,547 images; norms l2 and linf, radii and split not stated",
         "input batch normalisation": "none",

@@ -7,6 +7,7 @@ import numpy as np
 from scipy import ndimage
 
 from advjax.data import Dataset, load
+from experiments.provenance import data_read
 from experiments.robust_optimization.config import Part
 
 __all__ = ["Images", "contrast_normalise", "prepare", "rgb_to_yuv"]
@@ -27,12 +28,14 @@ class Images:
         labels: int32 [N].
         mean: float32 [C].
         std: float32 [].
+        read: what was read, in words.
     """
 
     images: np.ndarray
     labels: np.ndarray
     mean: np.ndarray
     std: np.ndarray
+    read: str = ""
 
 
 def prepare(part: Part, data_dir: str | os.PathLike[str] | None = None) -> tuple[Images, Images]:
@@ -49,8 +52,11 @@ def prepare(part: Part, data_dir: str | os.PathLike[str] | None = None) -> tuple
         raise ValueError(f"batch_size={part.batch_size} exceeds the {len(train.labels)} images of {part.data}")
     first = slice(part.test_images or None)
     prepared = _colour(train, test) if part.data == "cifar10" else _grey(train, test, part.own_test_statistics)
-    kept = prepared[1]
-    return prepared[0], dataclasses.replace(kept, images=kept.images[first], labels=kept.labels[first])
+    read, kept = data_read(train, test), prepared[1]
+    return (
+        dataclasses.replace(prepared[0], read=read),
+        dataclasses.replace(kept, images=kept.images[first], labels=kept.labels[first], read=read),
+    )
 
 
 def _grey(train: Dataset, test: Dataset, own_test_statistics: bool) -> tuple[Images, Images]:

@@ -5,6 +5,7 @@ import io
 
 import numpy as np
 
+from experiments.robust_optimization.claims import claims
 from experiments.robust_optimization.config import Config, Part
 from experiments.robust_optimization.figures import draw, one_pixel
 from experiments.robust_optimization.paper import FIGURES
@@ -20,6 +21,7 @@ from experiments.robust_optimization.table import (
     verdict,
 )
 from experiments.store import Arrays, Store
+from experiments.verdicts import SAMPLING
 
 __all__ = ["report", "stage"]
 
@@ -41,16 +43,18 @@ def report(config: Config, parts: list[Part], store: Store, tests: dict[str, Ima
         results = {name: store.read(stage(part, "judged", name)) for name in part.networks}
         for name in part.networks:
             results[name]["epoch_test"] = store.read(stage(part, "train", name), "epoch_test")["epoch_test"]
-        claims = verdict(part, results, len(test.labels))
+        conclusions = verdict(part, results, len(test.labels))
+        statements = claims(part, results, len(test.labels))
         name = FIGURES[paper_of(part)]["table"]
-        store.write_text(name, _page(config, part, test, found, results, claims))
+        store.write_text(name, _page(config, part, test, found, results, conclusions, statements))
         figures = draw(part, test, found, results)
         for file, figure in figures.items():
             store.write_figure(file, figure)
         files += [name, *figures]
         metrics += _metrics(part, found, results)
         accuracy = 100 * float(results["baseline"]["test"])
-        lines += [f"{data_name(part)}: baseline {accuracy:.2f} %, {len(found['label']):,} adversarial images", *claims]
+        lines += [f"{data_name(part)}: baseline {accuracy:.2f} %, {len(found['label']):,} adversarial images"]
+        lines += conclusions
     store.write_text("metrics.csv", _csv(metrics))
     seconds = store.seconds()
     store.write_config(config, seconds=seconds, seconds_in_all=round(sum(seconds.values()), 1))
@@ -59,26 +63,36 @@ def report(config: Config, parts: list[Part], store: Store, tests: dict[str, Ima
 
 
 def _page(
-    config: Config, part: Part, test: Images, found: Arrays, results: dict[str, Arrays], claims: list[str]
+    config: Config,
+    part: Part,
+    test: Images,
+    found: Arrays,
+    results: dict[str, Arrays],
+    conclusions: list[str],
+    statements: list[str],
 ) -> str:
     number = 2 if part.data == "cifar10" else 1
-    notes = {
-        "mnist": "",
-        "digits": "**The data are scikit-learn's handwritten digits, not MNIST**: the paper's figures are shown for "
-        "the order of the rows, not to be compared with.\n\n",
-        "cifar10": "The images are JPEG copies of CIFAR-10's, not the originals.\n\n",
-    }
+    stand_in = (
+        "**The data are scikit-learn's handwritten digits, not MNIST**: the paper's figures are shown for "
+        "the order of the rows, not to be compared with.\n\n"
+        if part.data == "digits"
+        else ""
+    )
     return "\n".join(
         [
             f"# Table {number} of Shaham, Yamada, Negahban 2015: preset `{config.preset}`, seed {config.seed}\n",
-            notes[part.data] + table(part, results),
+            stand_in + table(part, results),
             "\nA are the baseline's own adversarial images, which it gets wrong by construction. PGD-20 is not in the "
             f"paper: 20 steps in the same linf ball, inside [0, 1], on the first "
             f"{min(part.pgd_images, len(test.labels)):,} test images.\n",
             "## The two schedules\n",
             schedule(part),
+            f"\nImages read: {test.read}.",
             "\n## What holds\n",
-            *(f"- {line}" for line in claims),
+            f"{SAMPLING}\n",
+            *(f"- {line}" for line in conclusions),
+            "\n## The paper's claims\n",
+            *(f"- {line}" for line in statements),
             "\n## The adversarial set A\n",
             set_table(part, found),
             _pixels(part, found),

@@ -21,11 +21,11 @@ def run(config: Config, out: str | os.PathLike[str], data_dir: str | os.PathLike
 
     Raises:
         FileNotFoundError: a data set is not there; the message says how to prepare it.
-        ValueError: `out` holds a run of another configuration, or a data set is too small for this one.
+        ValueError: `out` holds a run of another configuration or of other images; a data set is too small.
         OSError: `out` cannot be written to.
     """
     prepared = {part.data: prepare(part, data_dir) for part in config.parts}
-    store = open_store(out, config)
+    store = open_store(out, config, "; ".join(test.read for _, test in prepared.values()))
     parts = [_run_part(config, part, store, *prepared[part.data]) for part in config.parts]
     return report(config, parts, store, {name: test for name, (_, test) in prepared.items()})
 

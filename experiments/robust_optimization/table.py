@@ -6,10 +6,11 @@ from experiments.hard_positives.table import markdown
 from experiments.robust_optimization.config import Part
 from experiments.robust_optimization.paper import ADVERSARIAL_IMAGES, SCHEDULE, TABLES
 from experiments.store import Arrays
+from experiments.verdicts import clearly_apart
 
 __all__ = ["curve_table", "data_name", "network_name", "paper_of", "schedule", "set_table", "table", "verdict"]
 
-_NAMES = {"mnist": "MNIST", "digits": "scikit-learn's digits", "cifar10": "CIFAR-10 (JPEG copies)"}
+_NAMES = {"mnist": "MNIST", "digits": "scikit-learn's digits", "cifar10": "CIFAR-10"}
 
 
 def data_name(part: Part) -> str:
@@ -60,7 +61,8 @@ def table(part: Part, results: dict[str, Arrays]) -> str:
 def schedule(part: Part) -> str:
     """What the paper and its scripts did beside what this run did."""
     decay = f"rate {part.learning_rate:g}/(1 + {part.learning_rate_decay:g} t)"
-    halving = f" halving every {part.halve_every} epochs" if part.halve_every else ""
+    every = part.halve_every
+    halving = f" halving at epochs {every}, {2 * every}, ..." if every else ""
     side = "32x32" if part.data != "cifar10" else "YUV, contrast-normalised"
     ours = {
         "data": f"{data_name(part)}, {side}",
@@ -101,13 +103,13 @@ def curve_table(part: Part, results: dict[str, Arrays], unit: float) -> str:
 
 
 def verdict(part: Part, results: dict[str, Arrays], count: int) -> list[str]:
-    """The paper's three claims, each with the figures that decide it; `count` test images were asked."""
+    """Each robust network against the baseline, in the paper's three respects; `count` test images were asked."""
     base, lines = results["baseline"], []
     for name in part.networks[1:]:
         ours = results[name]
         gain = 100 * float(ours["test"] - base["test"])
-        spread = 200 * np.sqrt((ours["test"] * (1 - ours["test"]) + base["test"] * (1 - base["test"])) / count)
-        word = "within two standard errors" if abs(gain) <= spread else "better" if gain > 0 else "worse"
+        apart = clearly_apart(float(ours["test"]), float(base["test"]), count)
+        word = "within two standard errors" if not apart else "better" if gain > 0 else "worse"
         asked = ours["adversarial_count"].sum()
         share = 100 * ours["adversarial_right"].sum() / max(asked, 1)
         positive = np.asarray(part.epsilons) > 0

@@ -9,6 +9,7 @@ from experiments.drawing import curves, image_rows
 from experiments.hard_positives.imagenet.attack import types
 from experiments.hard_positives.imagenet.config import Config
 from experiments.hard_positives.imagenet.network import crop_of
+from experiments.hard_positives.scoring import PASS
 from experiments.store import Arrays, Store
 
 __all__ = ["captions", "draw", "figure_types", "name_of"]
@@ -62,15 +63,15 @@ def _fig3(config: Config, store: Store, images: ImageSet, chosen: Arrays) -> Any
         changes.append(0.5 + _MAGNIFIED * (image.astype(float) - clean) / 255)
         above.append(f"{name}: {answer}" + ("" if works else "\n(fails)"))
         below.append(f"({score:.4f}, {l2:.2f}, {linf:.0f})")
-    title = f"Fig. 3 for {config.model}: (PASS, L2 per pixel, L∞)\n{config.headline}"
+    title = f"Fig. 3 for {config.model}: ({PASS}, L2 per pixel, L∞)\n{config.headline}"
     return image_rows({"image": pictures, "perturbation": changes}, [above, below], title=title)
 
 
 def _types(config: Config, table: dict[str, Arrays]) -> Any:
     lines = {
         "success": np.array([each["success"] for each in table.values()]),
-        "mean PASS": np.array([each["score"] for each in table.values()]),
-        f"success with PASS > {config.threshold:g}": np.array([each["similar"] for each in table.values()]),
+        f"mean {PASS}": np.array([each["score"] for each in table.values()]),
+        f"success with {PASS} > {config.threshold:g}": np.array([each["similar"] for each in table.values()]),
     }
     # One line lower every second word, or they would touch.
     names = [name.replace("FGV", "\nFGV").replace("HC-", "") for name in table]

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from advjax.classifier import Classifier
 from advjax.data import CenterCrop, ImageSet
-from experiments.batches import logits_of
+from experiments.batches import NO_ANSWER, answers_of
 from experiments.hard_positives.imagenet.config import Config
 from experiments.hard_positives.imagenet.network import crop_of
 from experiments.store import Arrays
@@ -40,8 +40,8 @@ def rightly_classified(config: Config, images: ImageSet, classifier: Classifier)
     for start in tqdm(range(0, len(order), BLOCK), desc="classify photographs", unit="block", disable=None):
         chunk = order[start : start + BLOCK]
         data = images.take(chunk).in_memory(crop_of(config))
-        answers = logits_of(classifier, data.images, BLOCK).argmax(-1)
-        is_right = np.full(len(chunk), True) if config.own_labels else answers == data.labels
+        answers = answers_of(classifier, data.images, BLOCK)
+        is_right = answers != NO_ANSWER if config.own_labels else answers == data.labels
         read, right = read + len(chunk), right + int(is_right.sum())
         for row, label, answer in zip(chunk[is_right], data.labels[is_right], answers[is_right], strict=True):
             if missing[label]:

@@ -9,6 +9,7 @@ from experiments.hard_positives.imagenet.attack import COMPARED, read_records, s
 from experiments.hard_positives.imagenet.config import Config
 from experiments.hard_positives.imagenet.figures import captions, draw, name_of
 from experiments.hard_positives.metrics import Metric, to_csv
+from experiments.hard_positives.scoring import PASS
 from experiments.hard_positives.table import markdown
 from experiments.store import Arrays, Store
 
@@ -107,8 +108,8 @@ def _page(
             f"# Hard positives for {config.model} at ImageNet's size: preset `{config.preset}`, seed {config.seed}\n",
             warning + f"## Fig. 3: four attacks on one photograph ({example})\n",
             _figure_table(config, store, images),
-            "\n(PASS, L2 per pixel, L∞ in grey levels; an attack *fails* if the network is not fooled or PASS is not "
-            f"above {config.threshold:g}.)\n",
+            f"\n({PASS}, L2 per pixel, L∞ in grey levels; an attack *fails* if the network is not fooled or PASS is "
+            f"not above {config.threshold:g}.)\n",
             f"## What each type yields: {config.provenance}\n",
             _type_table(table),
             f"\nMeans are over successes; {kept:,} HC images are kept.\n",
@@ -146,7 +147,7 @@ def _type_table(table: dict[str, Arrays]) -> str:
         )
         for name, each in table.items()
     ]
-    return markdown(("type", "photographs", "success", "PASS", "L2 per pixel", "L∞", "success and PASS enough"), lines)
+    return markdown(("type", "photographs", "success", PASS, "L2 per pixel", "L∞", "success and PASS enough"), lines)
 
 
 def _error_table(judged: dict[str, Arrays]) -> str:

@@ -18,6 +18,8 @@ from experiments.store import Arrays
 __all__ = ["finetune", "judge"]
 
 _BLOCKS_A_CHECKPOINT = 20
+# More classes above the right one than any top-k allows.
+_WRONG = 1000
 
 
 def finetune(
@@ -94,6 +96,7 @@ def _count(classifier: Classifier, parts: Iterator[tuple[np.ndarray, np.ndarray]
             continue
         logits = logits_of(classifier, pixels, BLOCK)
         own = np.take_along_axis(logits, labels[:, None], 1)
-        above = (logits > own).sum(1)
+        # Not `logits > own`: a logit that is no number is below no other, and would make every answer right.
+        above = np.where(np.isnan(logits).any(1), _WRONG, (logits > own).sum(1))
         found += np.array([(above >= 1).sum(), (above >= 5).sum(), len(labels)])
     return found
