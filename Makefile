@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all mutate lint bench clean
 
 demo: $(VENV)/.installed-experiments  ## attack, score, fine-tune: the main job on real images, in minutes
 	$(BIN)/python -m experiments.hard_positives --preset quick --out runs/demo
@@ -12,8 +12,15 @@ demo: $(VENV)/.installed-experiments  ## attack, score, fine-tune: the main job 
 test: $(VENV)/.installed-test lint  ## what CI runs
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not peers"
 
-test-all: $(VENV)/.installed-peers lint  ## everything, slow tests and comparisons with PyTorch libraries included
+test-all: $(VENV)/.installed-peers lint  ## everything: slow tests, comparisons with PyTorch libraries, mutations
 	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python tests/mutations/run.py
+
+# Which areas (names of files in tests/mutations, without .toml): all, unless it is given.
+AREAS ?=
+
+mutate: $(VENV)/.installed-test  ## break the code in known ways, one by one, and see that a test fails each time
+	$(BIN)/python tests/mutations/run.py $(AREAS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ["HOLDS", "IN_PART", "NOT_RUN", "NO_VERDICT", "SAMPLING", "clearly_apart", "failed", "line"]
+__all__ = ["HOLDS", "IN_PART", "NOT_RUN", "NO_VERDICT", "SAMPLING", "clearly_apart", "line"]
 
 HOLDS = "Holds"
 IN_PART = "Holds in part"
@@ -25,15 +25,6 @@ def line(status: bool | str, claim: str, figures: str) -> str:
     """
     word = status if isinstance(status, str) else HOLDS if status else _FAILED
     return f"{word}: {claim} ({figures})."
-
-
-def failed(text: str) -> bool:
-    """Whether a line says that a claim does not hold.
-
-    >>> failed(line(False, "A is below B", "3 against 2"))
-    True
-    """
-    return text.startswith(_FAILED)
 
 
 def clearly_apart(first: float, second: float, count: int) -> bool:

@@ -42,7 +42,7 @@ def _fewer_clean_errors(rows: dict[str, Errors], other: str) -> str:
     saved = 100 * (1 - after / before) if before else 0.0
     status: bool | str = NO_VERDICT
     if clearly_apart(before, after, count):
-        status = HOLDS if saved >= paper else IN_PART if saved > 0 else False
+        status = HOLDS if round(saved, 2) >= round(paper, 2) else IN_PART if saved > 0 else False
     more = f"{saved:.2f} % less" if saved >= 0 else f"{-saved:.2f} % more"
     return line(status, claim, f"here {more}: {100 * before:.3f} % -> {100 * after:.3f} %")
 

@@ -197,7 +197,15 @@ def test_hard_positive_scales_the_continuous_perturbation(problem):
         classifier(x), labels).sum())(images))  # fmt: skip
     ray = gradient / np.abs(gradient).max((1, 2, 3), keepdims=True)
     exact = np.asarray(images) + np.asarray(hard.scale)[:, None, None, None] * ray
-    np.testing.assert_allclose(hard.image, np.clip(np.round(exact * 255), 0, 255) / 255, atol=1.01 / 255)
+    # To the grey level, but where float error may round to the next one. The rounded difference of the minimal image,
+    # scaled, would be a level off for a fifth of the pixels.
+    sure = np.abs(exact * 255 % 1 - 0.5) > 1e-2
+    assert sure.mean() > 0.95
+    levels = np.clip(np.round(exact * 255), 0, 255)
+    np.testing.assert_array_equal(np.round(np.asarray(hard.image) * 255)[sure], levels[sure])
+    origin = np.asarray(images) * 255
+    scaled = np.clip(np.round(origin + 1.1 * (np.round(np.asarray(minimal.image) * 255) - origin)), 0, 255)
+    assert (scaled != levels)[sure].mean() > 0.1
 
 
 def test_per_image_numbers_are_those_of_single_calls(problem):

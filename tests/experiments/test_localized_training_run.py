@@ -1,4 +1,7 @@
-"""The whole experiment on a few digits: all outputs, resuming, its refusals."""
+"""The experiment on a few digits: all outputs, resuming, its refusals; what it computes is slow and made up here.
+
+What training and attacks are given is in test_localized_training_handed.py; a whole run is among the slow tests.
+"""
 
 import dataclasses
 import json
@@ -8,8 +11,9 @@ import pytest
 from PIL import Image
 
 from experiments.localized_training.__main__ import main, parse
-from experiments.localized_training.config import MODELS, PRESETS, Config
+from experiments.localized_training.config import INPUTS, MODELS, PRESETS, Config
 from experiments.localized_training.run import run
+from experiments.provenance import commit
 
 TINY = Config(
     preset="tiny",
@@ -31,9 +35,39 @@ TINY = Config(
 )
 
 
+def made_up(config, classifier, test):
+    """Losses that fall, as those of a judged model."""
+    rng = np.random.default_rng(len(classifier))
+    counts = dict.fromkeys(INPUTS, config.test_images) | {"natural": len(test.labels)}
+    losses = {f"loss_{name}": rng.uniform(1, 2, count).astype(np.float32) / (1 + n)
+              for n, (name, count) in enumerate(counts.items())}  # fmt: skip
+    return {**losses, **{f"right_{name}": rng.uniform(size=count) < 0.5 for name, count in counts.items()}}
+
+
+def shown(config, classifier, test):
+    """Ten digits under four attacks that do nothing."""
+    source = np.array([np.flatnonzero(test.labels == digit)[0] for digit in range(10)], np.int32)
+    image = np.tile(test.images[source] / np.float32(255), (4, 1, 1, 1, 1))
+    return {"source": source, "region": image > 0.5, "image": image, "prediction": np.zeros((4, 10), np.int32)}
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "tiny"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, instead in {
+            "train_model": lambda config, model, train, folder: {"of": np.array(model)},
+            "classifier_of": lambda config, arrays: str(arrays["of"]),
+            "judge": made_up,
+            "examples": shown,
+        }.items():
+            patch.setattr(f"experiments.localized_training.run.{name}", instead)
+        return out, run(TINY, out)
+
+
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "computed"
     return out, run(TINY, out)
 
 
@@ -44,12 +78,17 @@ def test_every_output_is_there_and_says_what_the_data_are(finished):
     page = (out / "fig2.md").read_text()
     assert "not MNIST" in page
     assert "Not run." in page
+    assert page.count("less loss than the natural model under every attack (here") == 2
+    assert "The paper gives two of them, of the natural model: 99.19 on natural images and 0.08" in page
     assert "| adversarial models | 100,000 steps of 50, PGD of 100 steps | 2 steps of 8, PGD of 1 steps |" in page
     for name in ("fig1.png", "fig2.png", "accuracy.png"):
         with Image.open(out / name) as picture:
             assert np.asarray(picture).std() > 5, name
     content = json.loads((out / "config.json").read_text())
     assert content["config"]["localize"] == "after"
+    assert content["commit"] == commit()
+    assert content["data"] in page
+    assert content["data"].startswith("digits, 1,297 and 500 images (SHA-256 ")
     assert content["hardware"]["devices"]
     assert content["seconds"].keys() >= {f"train/{model}" for model in MODELS}
 
@@ -64,9 +103,19 @@ def test_all_25_cells_are_there(finished):
     assert images == {"natural": 500, "standard": 16, "background": 16, "exact": 16, "broad": 16}
 
 
-def test_all_models_start_from_the_same_weights_and_end_apart(finished):
+@pytest.mark.slow
+def test_a_whole_run_reports_what_it_computed(computed):
+    out, summary = computed
+    assert "natural model on scikit-learn's digits" in summary
+    lines = (out / "metrics.csv").read_text().splitlines()
+    assert len(lines) == 1 + 2 * 25
+    assert all(float(line.split(",")[4]) > 0 for line in lines if ",loss," in line)
+
+
+@pytest.mark.slow
+def test_all_models_start_from_the_same_weights_and_end_apart(computed):
     def stored(model):
-        with np.load(finished[0] / "stages" / "train" / f"{model}.npz") as arrays:
+        with np.load(computed[0] / "stages" / "train" / f"{model}.npz") as arrays:
             return np.concatenate([arrays[name].ravel() for name in arrays.files if "kernel" in name])
 
     natural, standard = stored("natural"), stored("standard")
@@ -78,6 +127,7 @@ def test_a_finished_run_reports_at_once(finished, monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError("a finished stage was computed again")
 
+    monkeypatch.setattr("experiments.localized_training.run.classifier_of", lambda config, arrays: "network")
     for name in ("train_model", "judge", "judge_strongly", "examples"):
         monkeypatch.setattr(f"experiments.localized_training.run.{name}", never)
     out, summary = finished

@@ -15,7 +15,7 @@ from experiments.robust_optimization import preprocess
 from experiments.robust_optimization.adversaries import adversarial_set, calibrated_radius, sweep
 from experiments.robust_optimization.config import PRESETS, Config, Part
 from experiments.robust_optimization.figures import one_pixel
-from experiments.robust_optimization.optimizer import rate, torch_sgd
+from experiments.robust_optimization.optimizer import torch_sgd
 from experiments.robust_optimization.preprocess import Images, contrast_normalise, prepare, rgb_to_yuv
 from experiments.robust_optimization.table import schedule, table, verdict
 from experiments.states import key_of
@@ -123,11 +123,6 @@ def test_the_solver_is_pytorchs_with_dampening(rng):
         update, state = ours.update(jnp.asarray(gradient, jnp.float32), state, params)
         params = params + update
         np.testing.assert_allclose(params, weight.detach().numpy(), rtol=1e-5, atol=1e-6)
-
-
-def test_rate_halves_by_epochs():
-    part = dataclasses.replace(PRESETS["paper"].parts[1], learning_rate_decay=0.0)
-    assert [float(rate(part, 390, jnp.int32(390 * epoch))) for epoch in (0, 24, 25, 50)] == [1.0, 1.0, 0.5, 0.25]
 
 
 def test_the_set_holds_right_answers_turned_wrong_at_the_training_radii(random_set):

@@ -1,4 +1,7 @@
-"""The whole experiment on a small slice of digits: all outputs, resuming, its refusals; and its colour half."""
+"""The experiment on a few digits: all outputs, resuming, its refusals; what it computes is slow and made up here.
+
+What training and attacks are given is in test_robust_optimization_handed.py; whole runs are among the slow tests.
+"""
 
 import dataclasses
 import json
@@ -8,6 +11,7 @@ import pytest
 from PIL import Image
 
 from advjax.data import Dataset, load
+from experiments.provenance import commit
 from experiments.robust_optimization import preprocess
 from experiments.robust_optimization.__main__ import main, parse
 from experiments.robust_optimization.config import PRESETS, Config, Part
@@ -46,9 +50,52 @@ def few_digits():
         yield
 
 
+def made_up_set(part, baseline, test, batch):
+    """Four images of each norm, changed in one pixel."""
+    rows = np.arange(8)
+    image = test.images[rows] / np.float32(255)
+    image[:, 3, 3] += 1.5
+    return {
+        "image": image,
+        "source": rows.astype(np.int32),
+        "label": test.labels[rows],
+        "prediction": (test.labels[rows] + 1) % 10,
+        "norm": np.repeat(np.arange(2, dtype=np.int32), 4),
+        "l0": np.ones(8, np.int32),
+        "stored_wrong": rows % 2 == 0,
+    }
+
+
+def made_up_numbers(config, part, classifier, test, found):
+    """A robust network is right on half of the set."""
+    right = np.array([0, 0] if classifier == "baseline" else [2, 2])
+    sweep = np.array([0.9, 0.5, 0.1]) + 0.05 * right[0]
+    counts = {"adversarial_right": right, "adversarial_count": np.array([4, 4])}
+    return {"test": np.asarray(sweep[0]), "sweep": sweep, "pgd": np.array(0.5), **counts}
+
+
+def made_up_stages(patch):
+    """Nothing is trained, attacked or judged."""
+    for name, instead in {
+        "train_network": lambda config, part, name, *rest: {"of": np.array(name), "epoch_test": np.full(3, 0.9)},
+        "classifier_of": lambda part, name, arrays, train, test: str(arrays["of"]),
+        "adversarial_set": made_up_set,
+        "judge": made_up_numbers,
+    }.items():
+        patch.setattr(f"experiments.robust_optimization.run.{name}", instead)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "tiny"
+    with pytest.MonkeyPatch.context() as patch:
+        made_up_stages(patch)
+        return out, run(TINY, out)
+
+
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "computed"
     return out, run(TINY, out)
 
 
@@ -58,18 +105,24 @@ def test_every_output_is_there_and_says_what_the_data_are(finished):
     assert "robust linf: test accuracy" in summary
     page = (out / "table1.md").read_text()
     assert "not MNIST" in page
+    assert "Holds: robust networks take about the same number of epochs to converge as the baseline (Fig. 5)" in page
+    assert "another seed would train other networks" in page
     assert "| epochs | 120 (baseline; the robust scripts give no end) | 3, every network |" in page
     for name in ("fig1.png", "fig2.png", "fig3.png", "epochs.png"):
         with Image.open(out / name) as picture:
             assert np.asarray(picture).std() > 5, name
     content = json.loads((out / "config.json").read_text())
     assert content["config"]["parts"][0]["radii"] == [4.0, 0.4]
+    assert content["commit"] == commit()
+    assert content["data"] in page
+    assert content["data"].startswith("digits, 192 and 192 images (SHA-256 ")
     assert content["hardware"]["devices"]
     assert content["seconds"].keys() >= {"digits/train/linf", "digits/adversarial", "digits/judged/baseline"}
 
 
-def test_the_metrics_hold_every_network_and_the_baseline_gets_the_whole_set_wrong(finished):
-    rows = [line.split(",") for line in (finished[0] / "metrics.csv").read_text().splitlines()]
+@pytest.mark.parametrize("folder", ["finished", pytest.param("computed", marks=pytest.mark.slow)])
+def test_the_metrics_hold_every_network_and_the_baseline_gets_the_whole_set_wrong(folder, request):
+    rows = [line.split(",") for line in (request.getfixturevalue(folder)[0] / "metrics.csv").read_text().splitlines()]
     assert rows[0] == ["data", "network", "metric", "value"]
     value = {(network, metric): float(number) for _, network, metric, number in rows[1:]}
     assert value["baseline", "adversarial_accuracy"] == 0
@@ -78,8 +131,11 @@ def test_the_metrics_hold_every_network_and_the_baseline_gets_the_whole_set_wron
     assert {("robust linf", f"test_accuracy_epoch_{epoch}") for epoch in (1, 2, 3)} <= value.keys()
 
 
-def test_a_run_goes_on_after_its_finished_stages(finished, monkeypatch):
-    out, summary = finished
+@pytest.mark.parametrize("folder", ["finished", pytest.param("computed", marks=pytest.mark.slow)])
+def test_a_run_goes_on_after_its_finished_stages(folder, request, monkeypatch):
+    out, summary = request.getfixturevalue(folder)
+    if folder == "finished":
+        made_up_stages(monkeypatch)
 
     def never(*args, **kwargs):
         raise AssertionError("a finished stage was computed again")
@@ -148,9 +204,13 @@ def test_the_colour_half_runs(rng, tmp_path, monkeypatch):
         epsilons=(0.0, 0.5),
         test_images=8,
         pgd_images=4,
+        set_size=0,
     )
     summary = run(Config("tiny", (part,), attack_batch=8), tmp_path / "out")
-    assert "CIFAR-10 (JPEG copies): baseline" in summary
-    assert "JPEG" in (tmp_path / "out" / "table2.md").read_text()
+    assert "CIFAR-10: baseline" in summary
+    # A report says what it read, not what lay in some folder once.
+    page = (tmp_path / "out" / "table2.md").read_text()
+    assert "JPEG" not in page
+    assert "Images read: cifar10, 16 and 16 images: not the original pixels, or not all of them (SHA-256 " in page
     assert (tmp_path / "out" / "fig5.png").exists()
     assert (tmp_path / "out" / "fig6.png").exists()
