@@ -9,8 +9,8 @@ Each `*.toml` beside this file lists the mistakes of one area:
     new = '''the mistake'''
     tests = ["tests/attacks/test_x.py::test_y"]     # fast ones, of which at least one must fail
 
-The tracked files are copied into a temporary folder and broken there: `python tests/mutations/run.py [AREA ...]`. The exit
-status is 1 if a mistake goes unnoticed, or if the tests fail without one.
+The tracked files are copied into a temporary folder and broken there. `python tests/mutations/run.py [AREA ...]` ends
+with status 1 if a mistake goes unnoticed, or if the tests fail without one.
 """
 
 import dataclasses
