@@ -141,6 +141,11 @@ def test_robust_optimizations_claims():
     lines = of_robust_optimization(part, results, 10_000)
     assert words(lines) == ["Does not hold"] * 5
     assert "robust l1 +0.0 points at the least" in lines[2]
+    assert "above: robust l1 at 0.2" in lines[3]
+    # One image more of 10,000 is no difference.
+    results["l1"] = curves(0.97, [0, 0, 0], [0.98, 0.8001, 0.4], SLOW)
+    assert words(of_robust_optimization(part, results, 10_000))[3] == "Holds"
+    results["l1"] = curves(0.97, [0, 0, 0], [0.98, 0.5, 0.5], [*[0.5] * 25, *[0.99] * 5])
     assert "baseline 4, robust l1 26, robust l2 4, robust linf 4" in lines[4]
     nothing = {name: {**found, "adversarial_count": np.zeros(3, int)} for name, found in results.items()}
     assert words(of_robust_optimization(part, nothing, 10_000))[1] == "No verdict"

@@ -1,0 +1,64 @@
+"""The figures in the experiments' READMEs are those of the files beside them."""
+
+import csv
+import pathlib
+import re
+
+import pytest
+
+from experiments.robust_optimization.table import network_name
+
+EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
+
+
+def readme(experiment):
+    """The text in one line."""
+    return " ".join((EXPERIMENTS / experiment / "README.md").read_text().split())
+
+
+def metrics(experiment):
+    with open(EXPERIMENTS / experiment / "results" / "cpu" / "metrics.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def test_hard_positives_errors_and_distances():
+    text, found = readme("hard_positives"), metrics("hard_positives")
+    value = {(row["item"], row["metric"]): float(row["value"]) for row in found}
+    rows = {row["item"] for row in found if row["stage"] == "row"}
+    assert len(rows) == 12
+    for row in rows:
+        clean, adversarial = (100 * value[row, name] for name in ("clean_error", "adversarial_error"))
+        assert f"| {row} | {clean:.3f} | {adversarial:.2f} |" in text, row
+    saved = [
+        100 * (1 - value["HC-D-9-1.05", "clean_error"] / value[row, "clean_error"]) for row in ("Basic LeNet", "FGS")
+    ]
+    assert f"has {saved[0]:.2f} % less clean error than the base network" in text
+    assert f"{saved[1]:.2f} % less than FGS" in text
+    # Mean L2 a pixel of the independent implementation: ANCHORS in test_mnist_anchors.py.
+    for kind, anchor in {"FGS": 30.5, "FGV": 18.9, "HC-1": 18.8, "HC-5": 21.3, "HC-9": 23.6}.items():
+        off = 100 * (value[f"train/{kind}", "l2_per_pixel"] / anchor - 1)
+        assert f"{abs(off):.1f} % {'lower' if off < 0 else 'higher'} for {kind}" in text, kind
+
+
+def test_robust_optimization_accuracies():
+    text = readme("robust_optimization")
+    value = {(row["network"], row["metric"]): float(row["value"]) for row in metrics("robust_optimization")}
+    for name in ("baseline", "l1", "l2", "linf"):
+        own = network_name(name)
+        test, on_set, pgd = (100 * value[own, f"{metric}_accuracy"] for metric in ("test", "adversarial", "pgd20"))
+        assert re.search(rf"\| {own} \| [\d.]+ \| [\d.]+ \| {test:.2f} \| {on_set:.2f} \| {pgd:.1f} \|", text) or (
+            name == "baseline" and f"| {test:.2f} | 0 | {pgd:.1f} |" in text
+        ), name
+    counts = [int(value["baseline", f"adversarial_images_{norm}"]) for norm in ("l1", "l2", "linf")]
+    assert f"{sum(counts):,} (l1 {counts[0]}, l2 {counts[1]}, linf {counts[2]})" in text
+
+
+@pytest.mark.parametrize("model", ["natural", "standard", "background", "exact", "broad"])
+def test_localized_training_losses_and_accuracies(model):
+    text = readme("localized_training")
+    own = [row for row in metrics("localized_training") if row["model"] == model and "strong" not in row["input"]]
+    losses = [float(row["value"]) for row in own if row["metric"] == "loss"]
+    shown = [f"{number:.4g}" for number in (1000 * losses[0], *losses[1:])]
+    assert re.search(rf"\| {model} \| " + " ".join(rf"{re.escape(number)} \([\d.]+\) \|" for number in shown), text)
+    accuracies = [f"{100 * float(row['value']):.2f}" for row in own if row["metric"] == "accuracy"]
+    assert f"| {model} | {' | '.join(accuracies)} |" in text
