@@ -60,6 +60,7 @@ def test_mnist_has_the_statistics_of_the_scripts():
     train, test = prepare(PRESETS["cpu"].parts[0])
     found = [255 * float(number) for images in (train, test) for number in (images.mean[0], images.std)]
     np.testing.assert_allclose(found, [25.51, 70.18, 25.87, 70.74], atol=0.005)
+    assert test.read.startswith("mnist, 60,000 and 10,000 images: the original pixels (SHA-256 b74236c7f4738026..., e1")
 
 
 def test_contrast_normalisation_is_the_formula_written_out(rng):

@@ -7,7 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from advjax.data import Dataset, load
+from advjax.data import Dataset
 from experiments import provenance, store
 from experiments.provenance import commit, data_read, digest
 from experiments.store import open_store
@@ -116,9 +116,3 @@ def test_a_copy_of_cifar10_is_told_from_the_original_pixels(rng, monkeypatch):
     assert data_read(original, original).startswith("cifar10, 9 and 9 images: the original pixels (SHA-256 ")
     compressed = dataclasses.replace(original, images=images // 8 * 8)
     assert "9 images: not the original pixels, or not all of them (" in data_read(original, compressed)
-
-
-@pytest.mark.mnist
-def test_mnist_is_known():
-    read = data_read(load("mnist", "train"), load("mnist", "test"))
-    assert read.startswith("mnist, 60,000 and 10,000 images: the original pixels (SHA-256 b74236c7f4738026..., e153")
