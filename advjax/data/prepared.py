@@ -11,6 +11,7 @@ _NUMBER = r"(?:0|[1-9]\d*)"
 _VERSION = re.compile(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}")
 # ArrayRecord's blocks are of 64 KiB, and the last one is always written in full.
 _SHORTEST = 2**16
+_LONGEST_POINTER = 1000
 _POINTERS = {
     b"version https://git-lfs": "is a pointer of Git LFS and not the file itself: run `git lfs pull` in its repository",
     b"/annex/objects/": "is a pointer of git-annex and not the file itself: run `git annex get` in its repository",
@@ -78,6 +79,7 @@ def _problem_of_file(path: pathlib.Path) -> str | None:
         return "is missing"
     if not path.is_file():
         return "is no file"
-    with path.open("rb") as file:
-        start = file.read(100)
+    if path.stat().st_size > _LONGEST_POINTER:
+        return None
+    start = path.read_bytes()
     return next((problem for word, problem in _POINTERS.items() if start.startswith(word)), None)

@@ -230,7 +230,8 @@ def _shards(builder: Any, split: str) -> list[pathlib.Path]:
 
 
 def _damaged(builder: Any, path: pathlib.Path, problem: str) -> OSError:
-    return OSError(_how_to_prepare_again(builder.info.name, pathlib.Path(builder.data_path), path, problem))
+    folder = pathlib.Path(builder.data_path)
+    return OSError(_how_to_prepare_again(folder.parent.name, folder, path, problem))
 
 
 @contextlib.contextmanager
