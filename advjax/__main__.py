@@ -10,13 +10,15 @@ __all__ = ["main"]
 
 def main() -> None:
     """Runs the command line of this process; Ctrl-C ends it in one line, also while it still imports."""
-    with leaving_at_once("advjax"):
-        from advjax import cli
-
-        options = cli.parse()
-        if options.command == "train":
-            import advjax.training  # noqa: F401 (seconds, of which a KeyboardInterrupt would make a traceback)
     try:
+        with leaving_at_once("advjax"):
+            from advjax import cli
+
+            options = cli.parse()
+            if options.command == "train":
+                # `Trainer` holds signals back while it has something to save.
+                cli.run(options)
+                return
         cli.run(options)
     except Ended as end:
         if end.code == INTERRUPTED:

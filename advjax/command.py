@@ -77,13 +77,13 @@ def command(name: str, *, interrupted: str = "the same command begins anew") -> 
 
 @contextlib.contextmanager
 def leaving_at_once(name: str) -> Iterator[None]:
-    """Meanwhile Ctrl-C ends the process on the spot, with one line and code 130: for imports, when nothing is at stake.
+    """Meanwhile Ctrl-C ends the process on the spot, with one line and code 130: for when nothing is at stake.
 
-    A KeyboardInterrupt would end in a traceback there: some extension modules print it and raise another error.
+    In imports a KeyboardInterrupt may end in a traceback: some extension modules print it and raise another error.
     """
 
     def leave(number: int, frame: Any) -> None:
-        os.write(2, f"\n{name}: interrupted: nothing was begun\n".encode())
+        os.write(2, f"\n{name}: interrupted\n".encode())
         os._exit(INTERRUPTED)
 
     before = signal.signal(signal.SIGINT, leave)
