@@ -4,25 +4,39 @@ The only file that knows Flax Linen from NNX.  Always in evaluation mode: batch 
 dropout is off.  New weights are new leaves of the same structure, so they never cause a new trace.
 """
 
+import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen, nnx
+from jax.interpreters.partial_eval import dce_jaxpr
 
+from advjax.content import Content
 from advjax.value import static, value
 
 __all__ = ["Classifier", "from_function", "from_linen", "from_nnx"]
 
 # What Flax models call the switch between training and evaluation, and its setting for evaluation.
 _EVALUATION = {
-    "train": False,
-    "training": False,
-    "is_training": False,
-    "deterministic": True,
-    "use_running_average": True,
-}
+    **dict.fromkeys(
+        (
+            "train", "training", "is_train", "is_training", "train_mode", "training_mode", "is_training_mode",
+            "enable_dropout", "use_dropout", "use_batch_stats", "update_stats", "update_batch_stats",
+        ),
+        False,
+    ),
+    **dict.fromkeys(
+        (
+            "deterministic", "is_deterministic", "use_running_average", "use_running_avg", "use_running_stats",
+            "eval", "evaluate", "is_eval", "eval_mode", "test", "testing", "is_test", "is_testing", "test_mode",
+            "inference", "is_inference", "inference_mode", "disable_dropout",
+        ),
+        True,
+    ),
+}  # fmt: skip
 
 
 @value
@@ -41,6 +55,41 @@ class Classifier:
         """Logits [B, K] of images [B, H, W, C], float32 in [0, 1]."""
         return self.apply(self.variables, images)
 
+    def draws(self, shape: tuple[int, ...]) -> bool:
+        """Whether the logits of images of `shape` [B, H, W, C] depend on a key: a random model, frozen at one draw.
+
+        Found by tracing alone, and only where the variables hold keys (`jax.random.key`, as `nnx.Rngs` does).
+        """
+        leaves, structure = jax.tree.flatten(self.variables)
+        keys = list(map(_is_key, leaves))
+        if not any(keys):
+            return False
+
+        def logits(leaves: list[Any], images: jax.Array) -> jax.Array:
+            return self.apply(jax.tree.unflatten(structure, leaves), images)
+
+        program = jax.make_jaxpr(logits)(leaves, jax.ShapeDtypeStruct(shape, jnp.float32)).jaxpr
+        _, used = dce_jaxpr(program, [True] * len(program.outvars))
+        return any(is_key and is_used for is_key, is_used in zip(keys, used, strict=False))
+
+    def reseeded(self, key: jax.Array) -> "Classifier":
+        """The same model at another draw: each key among its variables becomes one that `key` determines.
+
+        Example:
+          >>> import jax
+          >>> from advjax import from_function
+          >>> def noise(variables, images):
+          ...     return jax.random.normal(variables["key"], (images.shape[0], 3))
+          >>> frozen = from_function(noise, {"key": jax.random.key(0)})
+          >>> first, second = (frozen.reseeded(jax.random.key(draw)) for draw in (1, 2))
+          >>> images = jax.numpy.ones((1, 2, 2, 1))
+          >>> bool((first(images) != second(images)).all())
+          True
+        """
+        leaves, structure = jax.tree.flatten(self.variables)
+        fresh = [_fresh(leaf, jax.random.fold_in(key, i)) if _is_key(leaf) else leaf for i, leaf in enumerate(leaves)]
+        return Classifier(jax.tree.unflatten(structure, fresh), self.apply)
+
 
 def from_function(function: Callable[[Any, jax.Array], jax.Array], variables: Any) -> Classifier:
     """A classifier from a plain function `(variables, images [B, H, W, C]) -> logits [B, K]`.
@@ -57,25 +106,51 @@ def from_function(function: Callable[[Any, jax.Array], jax.Array], variables: An
     """
     if not callable(function):
         raise TypeError(f"function must be callable as function(variables, images), got {function!r}")
-    return Classifier(variables, function)
+    return Classifier(variables, function if isinstance(function, Hashable) else _FunctionApply(Content(function)))
+
+
+@value
+class _FunctionApply:
+    """An object with `__call__` that has no hash, such as a dataclass of arrays."""
+
+    function: Content = static()
+
+    def __call__(self, variables: Any, images: jax.Array) -> jax.Array:
+        logits: jax.Array = self.function.held(variables, images)
+        return logits
+
+
+@value
+class _Options:
+    """What is passed to every call: keys are variables, so that they can be others; the rest is static."""
+
+    fixed: Content = static()
+    keyed: bool = static()
+
+    def split(self, variables: Any) -> tuple[Any, dict[str, Any]]:
+        """The model's own variables, and the options."""
+        own, keys = variables if self.keyed else (variables, {})
+        return own, {**self.fixed.held, **keys}
 
 
 @value
 class _NnxApply:
-    graphdef: Any = static()
-    options: tuple[tuple[str, Any], ...] = static()
+    graphdef: Content = static()
+    options: _Options = static()
 
     def __call__(self, variables: Any, images: jax.Array) -> jax.Array:
+        variables, options = self.options.split(variables)
         # A copy: the variables may belong to another trace level, where NNX refuses to touch them.
-        return nnx.merge(self.graphdef, variables, copy=True)(images, **dict(self.options))
+        return nnx.merge(self.graphdef.held, variables, copy=True)(images, **options)
 
 
 def from_nnx(model: nnx.Module, **call_options: Any) -> Classifier:
     """A classifier from a Flax NNX module; the module itself is left as it was, training mode included.
 
-    Evaluation mode is that of `model.eval()`, and of the usual switches of `__call__` where it has them (`train`,
-    `training`, `is_training`, `deterministic`, `use_running_average`). `call_options` are passed to every call and go
-    before these.
+    Evaluation mode is that of `model.eval()`, and of the usual switches between training and evaluation where
+    `__call__` takes them or a module holds them (`train`, `is_training`, `deterministic`, `use_running_average`,
+    `inference`, ...). `call_options` are passed to every call and go before these: where a switch has a name of its
+    own, pass it here. (`perturb` and `evaluate` warn of a model that stays in training mode.)
 
     Example:
       >>> import jax.numpy as jnp
@@ -88,26 +163,33 @@ def from_nnx(model: nnx.Module, **call_options: Any) -> Classifier:
     if not isinstance(model, nnx.Module):
         raise TypeError(f"model must be a flax.nnx.Module, got {type(model).__name__}")
     evaluated = nnx.clone(model)
-    evaluated.eval()
+    # An attribute may have taken the method's name.
+    (evaluated.eval if callable(evaluated.eval) else functools.partial(nnx.Module.eval, evaluated))()
+    for _, node in list(nnx.iter_graph(evaluated)):
+        for name in _held_switches(node) if isinstance(node, nnx.Module) else ():
+            setattr(node, name, _EVALUATION[name])
     graphdef, variables = nnx.split(evaluated)
-    return Classifier(variables, _NnxApply(graphdef, _options(model, call_options)))
+    variables, options = _options(_switches(model) | call_options, variables)
+    return Classifier(variables, _NnxApply(Content(graphdef), options))
 
 
 @value
 class _LinenApply:
-    module: linen.Module = static()
-    options: tuple[tuple[str, Any], ...] = static()
+    module: Content = static()
+    options: _Options = static()
 
     def __call__(self, variables: Any, images: jax.Array) -> jax.Array:
-        logits: Any = self.module.apply(variables, images, **dict(self.options))
+        variables, options = self.options.split(variables)
+        logits: jax.Array = self.module.held.apply(variables, images, **options)
         return logits
 
 
 def from_linen(module: linen.Module, variables: Mapping[str, Any], **call_options: Any) -> Classifier:
     """A classifier from a Flax Linen module and its variables (`{"params": ..., "batch_stats": ...}`).
 
-    The usual switches of `__call__` (`train`, `training`, `is_training`, `deterministic`, `use_running_average`)
-    are set to evaluation; `call_options` are passed to every call and go before them.
+    The usual switches between training and evaluation (`train`, `is_training`, `deterministic`,
+    `use_running_average`, `inference`, ...) are set where `__call__` takes them or they are fields of the module;
+    `call_options` are passed to every call and go before them. With `rngs=...` among these the model is a random one.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -126,10 +208,58 @@ def from_linen(module: linen.Module, variables: Mapping[str, Any], **call_option
         raise TypeError(f"module must be a flax.linen.Module, got {type(module).__name__}")
     if not isinstance(variables, Mapping) or "params" not in variables:
         raise ValueError('variables must be the whole mapping that init returns, with a "params" entry')
-    return Classifier(variables, _LinenApply(module, _options(module, call_options)))
+    held: dict[str, Any] = {name: _EVALUATION[name] for name in _held_switches(module) if name not in call_options}
+    # What a field sets, a call leaves to it where its default is None, and may not set again (`merge_param`).
+    taken = inspect.signature(module.__call__).parameters
+    passed = {
+        name: now for name, now in _switches(module).items() if name not in held or taken[name].default is not None
+    }
+    if "rngs" in call_options:
+        call_options["rngs"] = jax.tree.map(_typed_key, call_options["rngs"])
+    variables, options = _options(passed | call_options, variables)
+    return Classifier(variables, _LinenApply(Content(module.clone(**held) if held else module), options))
 
 
-def _options(module: Any, call_options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
-    accepted = inspect.signature(module.__call__).parameters
-    options = {name: setting for name, setting in _EVALUATION.items() if name in accepted} | call_options
-    return tuple(sorted(options.items()))
+def _switches(module: Any) -> dict[str, bool]:
+    """The switches that `__call__` takes, set to evaluation."""
+    taken = inspect.signature(module.__call__).parameters
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {
+        name: setting
+        for name, setting in _EVALUATION.items()
+        # Some of the names mean other things too; a switch has no default, or a truth value, or None.
+        if name in taken
+        and taken[name].kind in by_name
+        and taken[name].default in (inspect.Parameter.empty, None, True, False)
+    }
+
+
+def _held_switches(module: Any) -> list[str]:
+    """The switches among the module's own attributes."""
+    return [name for name in _EVALUATION if isinstance(vars(module).get(name), bool)]
+
+
+def _options(options: dict[str, Any], variables: Any) -> tuple[Any, _Options]:
+    """The variables, with those of the options that are keys; and how to find both again."""
+    keys = {name: option for name, option in options.items() if _all_keys(option)}
+    fixed = Content({name: options[name] for name in sorted(options) if name not in keys})
+    return (variables, keys) if keys else variables, _Options(fixed, bool(keys))
+
+
+def _all_keys(option: Any) -> bool:
+    leaves = jax.tree.leaves(option)
+    return bool(leaves) and all(map(_is_key, leaves))
+
+
+def _is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+
+
+def _typed_key(key: Any) -> Any:
+    return key if _is_key(key) else jax.random.wrap_key_data(key)
+
+
+def _fresh(key: Any, source: jax.Array) -> jax.Array:
+    """Keys of the shape and kind of `key`, drawn from `source`."""
+    data = jax.eval_shape(jax.random.key_data, key)
+    return jax.random.wrap_key_data(jax.random.bits(source, data.shape, data.dtype), impl=jax.random.key_impl(key))
