@@ -11,7 +11,7 @@ from advjax.attacks.attack import Failure
 from advjax.evaluate.intervals import Accuracy, accuracy_of
 from advjax.evaluate.measure import DISTANCES
 
-__all__ = ["CLEAN", "Cell", "merge_runs"]
+__all__ = ["CLEAN", "Cell", "clean_cell", "merge_runs"]
 
 CLEAN = "clean"
 """The name of no attack."""
@@ -21,17 +21,29 @@ CLEAN = "clean"
 class Cell:
     """What one attack, made on one model, did to one model: arrays over the N images, in the order of the data.
 
-    Where an attack was run R times (restarts, members of a stack), everything but `run_correct` is that of the run
-    which hurt the image most: a wrong answer before a right one, then the larger loss.
+    Where an attack was run R times (restarts, members of a stack), everything but `run_correct` and `non_finite` is
+    that of the run which hurt the image most: one that reached what the attack is after first, then a wrong answer,
+    then the larger loss.
+
+    What an attack is after is a wrong answer, or the target's class for a targeted one (`criterion_of`); whether it
+    was reached is asked of the model that answers, on the image as it is.
+
+    A model that draws random numbers answers at several fresh draws, other ones for each image, none of which the
+    attack has seen: its answer is right, or what the attack is after, where it is so in more than half of them.
 
     Attributes:
       model: who answered.
       attack: "clean" for the images as they are.
       source: the model that the attack was made on; another one than `model` where it was transferred.
       run_correct: bool [R, N], whether the answer was right in each run.
-      correct: bool [N], in all of them.
-      loss: cross-entropy [N].
-      failure: int8 [N], a `Failure`: why a right answer did not become a wrong one. None for "clean", as below.
+      correct: bool [N], whether it was in the run that hurt most.
+      loss: cross-entropy [N]; for a random model its mean over the draws.
+      prediction: int32 [N], the class answered; for a random model the most frequent one. None in reports written
+        before it was kept (of version 1).
+      share: float32 [N], of a random model: the share of draws answered rightly. None for others.
+      failure: int8 [N], a `Failure`: why the attack did not get what it is after. None for "clean", as below.
+      non_finite: bool [N], whether in some run a gradient of the image held NaN or infinity; such entries count as
+        zero, so that the attack was weaker than it looks.
       l0, l1, l2, linf: distances [N] between clean and perturbed image, in units of [0, 1].
       pass_score: PASS [N] of the two; None if it was not asked for.
     """
@@ -42,7 +54,10 @@ class Cell:
     run_correct: np.ndarray
     correct: np.ndarray
     loss: np.ndarray
+    prediction: np.ndarray | None = None
+    share: np.ndarray | None = None
     failure: np.ndarray | None = None
+    non_finite: np.ndarray | None = None
     l0: np.ndarray | None = None
     l1: np.ndarray | None = None
     l2: np.ndarray | None = None
@@ -60,17 +75,31 @@ class Cell:
         return float(np.mean(self.loss, dtype=np.float64))
 
     @property
+    def mean_share(self) -> float | None:
+        """Of a random model: the accuracy of a single draw, on average."""
+        return None if self.share is None else float(np.mean(self.share, dtype=np.float64))
+
+    @property
     def success(self) -> np.ndarray | None:
-        """bool [N]: the clean image was answered rightly, the perturbed one wrongly."""
+        """bool [N]: the clean image was answered rightly, and the attack got what it is after."""
         return None if self.failure is None else self.failure == Failure.NONE
 
     @property
     def success_rate(self) -> float | None:
-        """Successes among the images that were answered rightly when clean; None where there is no such image."""
+        """Successes among the images that were answered rightly when clean; None where there is no such image.
+
+        For a targeted attack among those of them that are not of the target's class already.
+        """
         if self.failure is None:
             return None
-        attacked = int(np.sum(self.failure != Failure.ALREADY_MISCLASSIFIED))
+        beside = np.isin(self.failure, (Failure.ALREADY_MISCLASSIFIED, Failure.LABEL_IS_TARGET))
+        attacked = int(np.sum(~beside))
         return int(np.sum(self.failure == Failure.NONE)) / attacked if attacked else None
+
+    @property
+    def non_finite_share(self) -> float | None:
+        """Share of all images at which some gradient was not finite."""
+        return None if self.non_finite is None else float(np.mean(self.non_finite))
 
     @property
     def mean_distances(self) -> dict[str, float | None]:
@@ -95,31 +124,51 @@ class Cell:
             "accuracy": self.accuracy._asdict(),
             "run_accuracies": [float(share) for share in self.run_correct.mean(axis=1)],
             "mean_loss": _json_number(self.mean_loss),
+            "mean_share": self.mean_share,
             "success_rate": self.success_rate,
             "mean_over_successes": {name: _json_number(mean) for name, mean in self.mean_distances.items()},
             "failures": self.failures,
+            "non_finite_share": self.non_finite_share,
         }
 
 
-def merge_runs(model: str, attack: str, source: str, runs: Mapping[str, np.ndarray], clean_correct: np.ndarray) -> Cell:
+def clean_cell(model: str, answers: Mapping[str, np.ndarray], is_random: bool) -> Cell:
+    """The cell of the clean images, of arrays [N] by name: what `Stream.clean` found."""
+    share = answers["share"] if is_random else None
+    told = (answers[name] for name in ("correct", "loss", "prediction"))
+    return Cell(model, CLEAN, model, answers["correct"][None], *told, share)
+
+
+def merge_runs(
+    model: str, attack: str, source: str, runs: Mapping[str, np.ndarray], clean_correct: np.ndarray, is_random: bool
+) -> Cell:
     """The cell of arrays [R, N] by name, each image's numbers taken from the run that hurt it most.
 
     Args:
       model, attack, source: see `Cell`.
-      runs: `correct`, `loss`, distances, PASS if asked for, and `failure`: what the attack said of its own model.
+      runs: what `Stream.attack` found for `model`: `correct`, `met`, `possible`, ..., distances, PASS if asked for,
+        and `failure`, what the attack said of its own model.
       clean_correct: bool [N], whether `model` answers the clean images rightly.
+      is_random: whether it draws random numbers.
     """
     # Of the attack's own reasons those that are about the image alone hold for another model too.
     told = np.isin(runs["failure"], (Failure.NO_DIRECTION, Failure.NO_BOUNDARY))
     failure = np.where(told, runs["failure"], Failure.NOT_FOOLED)
-    failure = np.where(runs["correct"], failure, Failure.NONE)
+    failure = np.where(runs["met"], Failure.NONE, failure)
+    failure = np.where(runs["possible"], failure, Failure.LABEL_IS_TARGET)
     failure = np.where(clean_correct[None], failure, Failure.ALREADY_MISCLASSIFIED).astype(np.int8)
     # A loss that is NaN is no small one.
     loss = np.where(np.isnan(runs["loss"]), np.inf, runs["loss"])
-    worst = np.lexsort((loss, ~runs["correct"]), axis=0)[-1:]
-    arrays = {**runs, "failure": failure}
-    taken = {name: np.take_along_axis(array, worst, axis=0)[0] for name, array in arrays.items()}
-    return Cell(model, attack, source, runs["correct"], **taken)
+    worst = np.lexsort((loss, ~runs["correct"], runs["met"]), axis=0)[-1:]
+    arrays = {name: array for name, array in runs.items() if name in _TAKEN} | {"failure": failure}
+    taken: dict[str, Any] = {name: np.take_along_axis(array, worst, axis=0)[0] for name, array in arrays.items()}
+    if not is_random:
+        taken["share"] = None
+    return Cell(model, attack, source, runs["correct"], non_finite=runs["non_finite"].any(axis=0), **taken)
+
+
+# What a cell has of one run.
+_TAKEN = ("correct", "loss", "prediction", "share", *DISTANCES, "pass_score")
 
 
 def _json_number(number: float | None) -> float | str | None:

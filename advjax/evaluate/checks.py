@@ -9,10 +9,11 @@ import numpy as np
 
 from advjax.attacks.checks import check_inputs
 from advjax.classifier import Classifier
-from advjax.evaluate.batches import Batches, slice_attack
+from advjax.evaluate.batches import Batch, Batches, slice_attack
 from advjax.evaluate.cell import CLEAN
+from advjax.evaluate.findings import naming
 
-__all__ = ["check_attacks", "check_key", "check_models", "check_pass"]
+__all__ = ["check_attack", "check_attacks", "check_key", "check_models", "check_pass"]
 
 _PASS_SIDE = 11  # of SSIM's window
 
@@ -36,12 +37,15 @@ def check_attacks(attacks: Any, models: Mapping[str, Classifier], batches: Batch
         raise ValueError(f'attacks must not use the name "{CLEAN}": clean images are always measured, under it')
     batch = batches[0]
     for name, attack in attacks.items():
-        try:
-            own = slice_attack(attack, len(batches.labels), batch.rows)
-            for classifier in models.values():
-                check_inputs(own, classifier, batch.images, batch.labels, batches.keys(key, batch.rows))
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"attacks[{name!r}]: {error}") from error
+        with naming(f"attacks[{name!r}]"):
+            check_attack(attack, models, batches, batch, key)
+
+
+def check_attack(attack: Any, models: Mapping[str, Classifier], batches: Batches, batch: Batch, key: jax.Array) -> None:
+    """Raises unless `attack` fits the data and the models; `batch` is one of the batches."""
+    own = slice_attack(attack, len(batches.labels), batch.rows)
+    for classifier in models.values():
+        check_inputs(own, classifier, batch.images, batch.labels, batches.keys(key, batch.rows))
 
 
 def check_key(key: Any) -> None:

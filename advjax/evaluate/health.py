@@ -1,7 +1,6 @@
 """Health check: signs that a model only looks robust because the attack's gradients are masked."""
 
 import dataclasses
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,34 +10,41 @@ import numpy as np
 import optax
 
 from advjax.attacks.attack import check_count
+from advjax.attacks.consistency import is_batch_dependent
 from advjax.attacks.iterative import pgd
 from advjax.attacks.named import fgs
 from advjax.attacks.square import square
 from advjax.classifier import Classifier
 from advjax.evaluate.batches import Batches, make_batches
 from advjax.evaluate.checks import check_key, check_models
+from advjax.evaluate.findings import naming
 from advjax.evaluate.intervals import sign_test
+from advjax.evaluate.measure import judge_of
 from advjax.evaluate.stream import Stream, progress_bar
 
 __all__ = ["HealthWarning", "health_check"]
 
 _MANY = 0.05
 """Share of images without a gradient that is worth a warning."""
+_BROKEN = 0.01
+"""Share of images with a gradient that is not finite that is."""
 _LEFT = 0.01
 """Share of images that an unbounded attack may leave."""
 _CHANCE = 0.01
 """Probability below which a weaker attack's lead over a stronger one is no accident."""
+_DRAWS = 10
+"""At which a random model answers."""
 
 Fooled = Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class HealthWarning:
-    """One sign of masked gradients.
+    """One sign that robustness is only apparent.
 
     Attributes:
-      name: "probabilities", "vanishing gradients", "one step beats many", "unbounded attack fails" or "black box
-        beats white box".
+      name: "batch dependent", "random", "probabilities", "gradients not finite", "vanishing gradients", "one step
+        beats many", "unbounded attack fails" or "black box beats white box".
       explanation: what it means and what to do.
       numbers: the measurements that it rests on, by name; shares are of all images.
     """
@@ -69,15 +75,18 @@ def health_check(
 
     With the linf attacks FGS, PGD (steps of 2.5 epsilon / steps), PGD over the whole of [0, 1] and Square, warns when
 
+    - "batch dependent": an image's logits depend on the image beside it, as in training mode;
+    - "random": they depend on a key among the model's variables (of `nnx.Rngs`, say), which stays the same;
     - "probabilities": the model's outputs are non-negative and sum to 1 for every image;
-    - "vanishing gradients": the cross-entropy's gradient is exactly zero, or not finite, on over 5 % of the images;
+    - "gradients not finite": the cross-entropy's gradient holds NaN or infinity on over 1 % of the images;
+    - "vanishing gradients": it has no entry that is neither zero nor such a one on over 5 % of the images;
     - "one step beats many": FGS fools images that PGD does not, and more than the other way round;
     - "unbounded attack fails": PGD with epsilon = 1 leaves over 1 % of the images answered rightly;
     - "black box beats white box": Square, or PGD on a surrogate, fools images that PGD does not, and more than the
       other way round.
 
     "More" is judged on the same images by an exact one-sided sign test at 1 % (`sign_test`), so that a few images
-    by chance give no warning.
+    by chance give no warning. A random model's answers are those of most of ten fresh draws.
 
     Args:
       classifier: the model.
@@ -108,7 +117,7 @@ def health_check(
       >>> data = np.full((20, 2, 2, 1), 204, np.uint8), np.zeros(20, np.int32)
       >>> found = health_check(classifier, data, epsilon=0.5, key=jax.random.key(0), steps=5, queries=5)
       >>> found[0].name, found[0].numbers
-      ('vanishing gradients', {'zero': 1.0, 'not finite': 0.0})
+      ('vanishing gradients', {'images': 1.0})
     """
     batches = make_batches(data, batch_size, devices)
     check_key(key)
@@ -127,16 +136,16 @@ def health_check(
         "square": (model, square(epsilon, queries=queries, levels=None)),
         **({} if other is None else {"transfer": (other, climb)}),
     }
-    with progress_bar(progress, len(batches.labels) * len(attacks)) as advance, warnings.catch_warnings():
-        # One of this function's own findings.
-        warnings.filterwarnings("ignore", message="the classifier seems to return probabilities")
+    judge = judge_of(model, batches.images.shape[1:], _DRAWS)
+    with progress_bar(progress, len(batches.labels) * len(attacks)) as advance:
         probes = _probe_all(batches, model)
         stream = Stream(batches, key, advance=advance)
         fooled = {}
         for name, (source, attack) in attacks.items():
-            (runs,) = stream.attack(name, attack, source, [model])
+            with naming(f"the check's attack {name!r}"):
+                (runs,) = stream.attack(name, attack, source, [judge])
             fooled[name] = ~runs["correct"][0]
-    return _findings(probes, fooled)
+    return _findings(probes | {"random": np.array(judge.draws > 0)}, fooled)
 
 
 def _probe_all(batches: Batches, model: Classifier) -> dict[str, np.ndarray]:
@@ -151,7 +160,7 @@ def _probe_all(batches: Batches, model: Classifier) -> dict[str, np.ndarray]:
 
 @jax.jit
 def _probe(classifier: Classifier, images: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-    """Facts about each image [B]: whether its logits are probabilities, its gradient zero or not finite."""
+    """Facts about each image [B]: of its logits, its gradient, and the batch that it is in."""
 
     def total_loss(images: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = classifier(images).astype(images.dtype)
@@ -159,22 +168,30 @@ def _probe(classifier: Classifier, images: jax.Array, labels: jax.Array) -> dict
 
     # In evaluation mode images do not see one another: the gradient of the sum holds each image's own.
     gradients, logits = jax.grad(total_loss, has_aux=True)(images)
-    pixels = (1, 2, 3)
+    pixels, finite = (1, 2, 3), jnp.isfinite(gradients)
     return {
+        "batch dependent": jnp.broadcast_to(is_batch_dependent(classifier, images), labels.shape),
         "probabilities": jnp.all(logits >= 0, axis=-1) & (jnp.abs(jnp.sum(logits, axis=-1) - 1) < 1e-3),
-        "zero": jnp.all(gradients == 0, axis=pixels),
-        "not finite": ~jnp.all(jnp.isfinite(gradients), axis=pixels),
+        "not finite": ~jnp.all(finite, axis=pixels),
+        "zero": jnp.all((gradients == 0) | ~finite, axis=pixels),
     }
 
 
 def _findings(probes: Mapping[str, np.ndarray], fooled: Fooled) -> list[HealthWarning]:
     left = {name: float(np.mean(~hits)) for name, hits in fooled.items()}
-    vanishing = {name: float(probes[name].mean()) for name in ("zero", "not finite")}
+    share = {name: {"images": float(probe.mean())} for name, probe in probes.items()}
     found = []
+    # A random model's logits depend on the batch too, but for another reason.
+    if probes["batch dependent"].any() and not probes["random"].any():
+        found.append(HealthWarning("batch dependent", _BATCH_DEPENDENT, share["batch dependent"]))
+    if probes["random"].any():
+        found.append(HealthWarning("random", _RANDOM, share["random"]))
     if probes["probabilities"].all():
-        found.append(HealthWarning("probabilities", _PROBABILITIES, {"images": 1.0}))
-    if sum(vanishing.values()) > _MANY:
-        found.append(HealthWarning("vanishing gradients", _VANISHING, vanishing))
+        found.append(HealthWarning("probabilities", _PROBABILITIES, share["probabilities"]))
+    if probes["not finite"].mean() > _BROKEN:
+        found.append(HealthWarning("gradients not finite", _NOT_FINITE, share["not finite"]))
+    if probes["zero"].mean() > _MANY:
+        found.append(HealthWarning("vanishing gradients", _VANISHING, share["zero"]))
     if _beats(fooled["fgs"], fooled["pgd"]):
         numbers = {"accuracy under one step": left["fgs"], "under many": left["pgd"]}
         found.append(HealthWarning("one step beats many", _ONE_STEP, numbers))
@@ -192,6 +209,19 @@ def _beats(weaker: np.ndarray, stronger: np.ndarray) -> bool:
     return sign_test(more, fewer) < _CHANCE
 
 
+_BATCH_DEPENDENT = (
+    "an image gets other logits beside another image: the model seems to be in training mode, where BatchNorm divides "
+    "by the statistics of the batch and attacks, which see one image at a time, look weak. Pass its switch to "
+    "`from_nnx` or `from_linen` (`from_nnx(model, name=False)`)"
+)
+_RANDOM = (
+    "the model draws random numbers: gradient attacks climb one fixed draw, and are weaker at others than an attack on "
+    "the mean over many draws (`expectation_over`)"
+)
+_NOT_FINITE = (
+    "the gradient of the loss holds NaN or infinity, as that of a square root or a logarithm at 0 does: attacks take "
+    "such entries as zero and leave these pixels alone; change the function (`jnp.where` inside it, not around it)"
+)
 _PROBABILITIES = (
     "the outputs are non-negative and sum to 1: attacks need logits, what comes before the softmax, or the "
     "cross-entropy is taken of a softmax of a softmax and its gradients are flat"

@@ -9,10 +9,13 @@ import jax
 import numpy as np
 
 from advjax.attacks.attack import check_count
+from advjax.attacks.faults import Fault
 from advjax.classifier import Classifier
 from advjax.evaluate.batches import Batches, make_batches
-from advjax.evaluate.cell import CLEAN, Cell, merge_runs
+from advjax.evaluate.cell import Cell, clean_cell, merge_runs
 from advjax.evaluate.checks import check_attacks, check_key, check_models, check_pass
+from advjax.evaluate.findings import model_bits, naming, warn_of_models
+from advjax.evaluate.measure import Judge, judge_of
 from advjax.evaluate.report import Report
 from advjax.evaluate.store import digest, open_chunks
 from advjax.evaluate.stream import Stream, is_random, progress_bar
@@ -29,6 +32,7 @@ def evaluate(
     key: jax.Array,
     batch_size: int = 256,
     restarts: int = 1,
+    draws: int = 10,
     transfer: bool = False,
     pass_scores: bool = False,
     folder: str | os.PathLike[str] | None = None,
@@ -46,6 +50,10 @@ def evaluate(
     them. An image's draws depend on `key`, its index and the restart alone, so that results do not depend on
     `batch_size` or the number of devices (but for float rounding, since other shapes are other programs).
 
+    A model that draws random numbers (from keys among its variables, as an `nnx.Rngs` is) is one fixed draw to an
+    attack. It is judged at `draws` fresh ones for each image, the clean one too; see `Cell`. `evaluate` warns of such
+    a model, and of one that seems to be in training mode or to return probabilities, once each.
+
     Args:
       models: classifiers by name, for the same images and classes.
       attacks: attacks by name; numbers and masks in them may be given for each of the N images. The runs of a `stack`
@@ -55,6 +63,7 @@ def evaluate(
       key: `jax.random.key(seed)`; restart r of image i draws from `fold_in(fold_in(key, r), i)`.
       batch_size: images at a time.
       restarts: runs of each attack that draws random numbers.
+      draws: fresh draws at which each answer of a random model is judged; others answer once.
       transfer: every attack is made on each model and answered by all of them.
       pass_scores: measure PASS too.
       folder: keeps each finished batch, so that a run that was killed goes on where it was; `report.json` is written
@@ -65,6 +74,7 @@ def evaluate(
 
     Raises:
       TypeError, ValueError: an argument is not as above, or the folder holds another evaluation; the message names it.
+        Errors that come up while an attack runs name the attack.
 
     Example:
       >>> import jax, numpy as np
@@ -82,40 +92,50 @@ def evaluate(
     batches = make_batches(data, batch_size, devices)
     check_key(key)
     check_count("restarts", restarts)
+    check_count("draws", draws)
     if pass_scores:
         check_pass(batches.images)
     check_models(models, batches)
-    settings = {"restarts": restarts, "transfer": transfer, "pass_scores": pass_scores}
+    settings = {"restarts": restarts, "draws": draws, "transfer": transfer, "pass_scores": pass_scores}
     check_attacks(attacks, models, batches, key)
     chunks = open_chunks(folder, {} if folder is None else _configuration(models, attacks, batches, key, settings))
     models = {name: jax.device_put(classifier, batches.everywhere) for name, classifier in models.items()}
+    judges = {name: judge_of(classifier, batches.images.shape[1:], draws) for name, classifier in models.items()}
     runs = sum(restarts if is_random(attack) else 1 for attack in attacks.values())
     with progress_bar(progress, len(batches.labels) * len(models) * (1 + runs)) as advance:
         stream = Stream(batches, key, chunks, pass_scores, advance)
-        report = Report(tuple(_cells(stream, models, attacks, restarts, transfer)))
+        cells, faults = _cells(stream, judges, attacks, restarts, transfer)
+    report = Report(tuple(cells))
     if folder is not None:
         write_text(pathlib.Path(folder) / "report.json", report.to_json())
+    answers = f"answers are those of most of {draws} fresh draws"
+    warn_of_models({f"models[{name!r}]": bits for name, bits in faults.items()}, answers, stacklevel=2)
     return report
 
 
 def _cells(
-    stream: Stream, models: Mapping[str, Classifier], attacks: Mapping[str, Any], restarts: int, transfer: bool
-) -> list[Cell]:
-    """The cells: models in order, for each the clean one first, then attack by attack and source by source."""
-    clean = {name: stream.clean(f"m{i}-clean", classifier) for i, (name, classifier) in enumerate(models.items())}
+    stream: Stream, judges: Mapping[str, Judge], attacks: Mapping[str, Any], restarts: int, transfer: bool
+) -> tuple[list[Cell], dict[str, Fault]]:
+    """The cells, models in order, for each the clean one first, then attack by attack and source by source; and the
+    faults of the models."""
+    clean = {name: stream.clean(f"m{i}-clean", judge) for i, (name, judge) in enumerate(judges.items())}
     found: dict[tuple[str, str, str], Cell] = {}
-    for i, (source, classifier) in enumerate(models.items()):
-        targets = models if transfer else {source: classifier}
+    faults = dict.fromkeys(judges, Fault.NONE)
+    for i, (source, judge) in enumerate(judges.items()):
+        targets = judges if transfer else {source: judge}
         for j, (name, attack) in enumerate(attacks.items()):
-            runs = stream.attack(f"m{i}-a{j}", attack, classifier, list(targets.values()), restarts)
+            with naming(f"attacks[{name!r}] on models[{source!r}]"):
+                runs = stream.attack(f"m{i}-a{j}", attack, judge.classifier, list(targets.values()), restarts)
+            faults[source] |= model_bits(runs[0]["faults"])
             for target, arrays in zip(targets, runs, strict=True):
-                found[target, name, source] = merge_runs(target, name, source, arrays, clean[target]["correct"])
+                is_random = judges[target].draws > 0
+                cell = merge_runs(target, name, source, arrays, clean[target]["correct"], is_random)
+                found[target, name, source] = cell
     cells = []
-    for target in models:
-        own = clean[target]
-        cells.append(Cell(target, CLEAN, target, own["correct"][None], own["correct"], own["loss"]))
-        cells += [found[target, name, source] for name in attacks for source in (models if transfer else [target])]
-    return cells
+    for target, judge in judges.items():
+        cells.append(clean_cell(target, clean[target], judge.draws > 0))
+        cells += [found[target, name, source] for name in attacks for source in (judges if transfer else [target])]
+    return cells, faults
 
 
 def _configuration(
@@ -127,6 +147,8 @@ def _configuration(
 ) -> dict[str, Any]:
     """Whatever a stored batch depends on."""
     return {
+        # Which arrays a batch has.
+        "format": 2,
         # Lists, since chunks are named by place: mappings of another order would be equal.
         "models": [[name, digest(classifier)] for name, classifier in models.items()],
         "attacks": [[name, digest(attack)] for name, attack in attacks.items()],

@@ -9,10 +9,11 @@ import numpy as np
 
 from advjax.attacks.attack import check_count, check_single
 from advjax.attacks.checks import check_inputs
-from advjax.attacks.perturb import perturb
+from advjax.attacks.perturb import perturb_in_silence
 from advjax.classifier import Classifier
 from advjax.evaluate.batches import Batch, Batches, make_batches
 from advjax.evaluate.checks import check_key, check_models
+from advjax.evaluate.findings import model_bits, naming, warn_of_models
 from advjax.evaluate.intervals import Accuracy, accuracy_of
 from advjax.evaluate.stream import progress_bar
 from advjax.value import batch_axes
@@ -26,7 +27,8 @@ class MinimalEpsilon:
 
     Attributes:
       epsilon: float32 [N], the smallest epsilon tried at which the attack succeeded: an upper bound of the minimal
-        one. 0 where the clean image is answered wrongly, infinity where the attack failed even at `maximum`.
+        one. 0 where the clean image is answered wrongly, infinity where the attack failed even at `maximum` (as a
+        targeted one does where the label is the target).
       failed: float32 [N], the largest epsilon below it at which the attack failed.
       maximum: the largest epsilon tried.
     """
@@ -67,7 +69,8 @@ def minimal_epsilon(
 
     Each image has its own epsilon, a number of the attack like any other, so that all rounds and batches are one
     compiled program. The image's random draws are the same in every round. An attack of many steps need not succeed
-    at every larger epsilon; then the bracket holds one of several boundaries.
+    at every larger epsilon; then the bracket holds one of several boundaries. A model that draws random numbers is
+    judged at the one draw that the attack sees, which a warning says.
 
     Args:
       classifier: the model.
@@ -106,9 +109,11 @@ def minimal_epsilon(
         for index in range(len(batches)):
             batch = batches[index]
             keys = batches.keys(jax.random.fold_in(key, 0), batch.rows)
-            parts.append(_bisect(make_attack, model, batch, keys, float(maximum), steps))
+            with naming("make_attack"):
+                parts.append(_bisect(make_attack, model, batch, keys, float(maximum), steps))
             advance(batch.valid)
-    epsilon, failed = (np.concatenate(part) for part in zip(*parts, strict=True))
+    epsilon, failed, faults = (np.concatenate(part) for part in zip(*parts, strict=True))
+    warn_of_models({"classifier": model_bits(faults)}, "its answers are those of this draw", stacklevel=2)
     return MinimalEpsilon(epsilon, failed, float(maximum))
 
 
@@ -119,11 +124,11 @@ def _bisect(
     keys: jax.Array,
     maximum: float,
     steps: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Upper and lower ends of the brackets of one batch, without its padding."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Upper and lower ends of the brackets of one batch, and faults, without its padding."""
 
     def attacked(epsilon: np.ndarray) -> Any:
-        return perturb(make_attack(epsilon), model, batch.images, batch.labels, keys)
+        return perturb_in_silence(make_attack(epsilon), model, batch.images, batch.labels, keys)
 
     low, high = np.zeros(len(batch.rows), np.float32), np.full(len(batch.rows), maximum, np.float32)
     at_maximum = attacked(high)
@@ -135,7 +140,8 @@ def _bisect(
         low, high = np.where(hit, low, middle), np.where(hit, middle, high)
     epsilon = np.where(fooled, high, np.float32(np.inf))
     epsilon, failed = np.where(right, epsilon, 0), np.where(fooled, low, np.float32(maximum))
-    return epsilon[: batch.valid], np.where(right, failed, 0)[: batch.valid]
+    found = epsilon, np.where(right, failed, 0), np.asarray(at_maximum.faults)
+    return tuple(array[: batch.valid] for array in found)  # type: ignore[return-value]
 
 
 def _check_make_attack(make_attack: Any, classifier: Classifier, batches: Batches, key: jax.Array) -> None:
@@ -143,8 +149,9 @@ def _check_make_attack(make_attack: Any, classifier: Classifier, batches: Batche
     if not callable(make_attack):
         raise TypeError(f"{wanted}, got {make_attack!r}")
     batch = batches[0]
-    attack = make_attack(np.ones(batches.padded, np.float32))
-    check_inputs(attack, classifier, batch.images, batch.labels, batches.keys(key, batch.rows))
-    check_single(attack)
+    with naming("make_attack"):
+        attack = make_attack(np.ones(batches.padded, np.float32))
+        check_inputs(attack, classifier, batch.images, batch.labels, batches.keys(key, batch.rows))
+        check_single(attack)
     if 0 not in batch_axes(attack, batches.padded):
         raise ValueError(f"{wanted}, got one in which no number is given per image: {attack!r}")

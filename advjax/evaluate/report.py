@@ -14,9 +14,11 @@ from advjax.evaluate.table import markdown
 
 __all__ = ["Report"]
 
-_FORMAT = "advjax evaluation 1"
-_ARRAYS = {"run_correct": "?", "correct": "?", "loss": "<f4", "failure": "|i1", "pass_score": "<f4",
-           "l0": "<i4", "l1": "<f4", "l2": "<f4", "linf": "<f4"}  # fmt: skip
+_FORMAT = "advjax evaluation 2"
+# Version 1 had no predictions, shares and flags of gradients: they come back as None.
+_READ = ("advjax evaluation 1", _FORMAT)
+_ARRAYS = {"run_correct": "?", "correct": "?", "loss": "<f4", "prediction": "<i4", "share": "<f4", "failure": "|i1",
+           "non_finite": "?", "pass_score": "<f4", "l0": "<i4", "l1": "<f4", "l2": "<f4", "linf": "<f4"}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,20 +97,20 @@ class Report:
 
     @staticmethod
     def from_json(text: str) -> "Report":
-        """The report that `to_json` wrote.
+        """The report that `to_json` wrote, now or in version 1 of the format.
 
         Raises:
           ValueError: the text is not one.
         """
         content = json.loads(text)
-        if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise ValueError(f'text must be the JSON of a report, with "format": "{_FORMAT}"')
+        if not isinstance(content, dict) or content.get("format") not in _READ:
+            raise ValueError(f'text must be the JSON of a report, with "format": "{_FORMAT}" or "{_READ[0]}"')
         images = content["images"]
         return Report(
             tuple(
                 Cell(
                     **{name: cell[name] for name in ("model", "attack", "source")},
-                    **{name: _decoded(cell["arrays"][name], kind, name, images) for name, kind in _ARRAYS.items()},
+                    **{name: _decoded(cell["arrays"].get(name), kind, name, images) for name, kind in _ARRAYS.items()},
                 )
                 for cell in content["cells"]
             )

@@ -11,13 +11,16 @@ import numpy as np
 
 from advjax.classifier import Classifier
 from advjax.evaluate.batches import Batches, slice_attack
-from advjax.evaluate.measure import measure_attack, measure_clean
+from advjax.evaluate.measure import OF_TARGETS, Judge, measure_attack, measure_clean
 from advjax.evaluate.store import Chunks
 from advjax.value import walk
 
 __all__ = ["Stream", "is_random", "progress_bar"]
 
 Arrays = dict[str, np.ndarray]
+
+# Where the restarts have their numbers: the draws of models that answer have this one.
+_ANSWERS = 2**32 - 1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,7 +29,8 @@ class Stream:
 
     Attributes:
       batches: the data.
-      key: image i draws in restart r from `fold_in(fold_in(key, r), i)`, whatever the attack, model and batch.
+      key: image i draws in restart r from `fold_in(fold_in(key, r), i)`, whatever the attack, model and batch; a
+        random model that answers for it, from `fold_in(fold_in(key, 2^32 - 1), i)`.
       chunks: where finished batches are kept.
       pass_scores: whether to measure PASS.
       advance: told of every number of images done.
@@ -38,13 +42,13 @@ class Stream:
     pass_scores: bool = False
     advance: Callable[[int], Any] = lambda count: None
 
-    def clean(self, name: str, classifier: Classifier) -> Arrays:
-        """`correct` and `loss` [N] of the clean images; `name` is that of the chunks."""
-        found = self._over_batches(name, lambda index: measure_clean(classifier, self.batches[index]))
+    def clean(self, name: str, judge: Judge) -> Arrays:
+        """`Answers` [N] for the clean images; `name` is that of the chunks."""
+        found = self._over_batches(name, functools.partial(self._clean_batch, judge))
         return {part: array[0, 0] for part, array in found.items()}
 
     def attack(
-        self, name: str, attack: Any, source: Classifier, targets: Sequence[Classifier], restarts: int = 1
+        self, name: str, attack: Any, source: Classifier, targets: Sequence[Judge], restarts: int = 1
     ) -> list[Arrays]:
         """For each target the measurements [R, N] over the restarts and the members of a stack: R is their product.
 
@@ -52,22 +56,27 @@ class Stream:
         """
         runs = []
         for restart in range(restarts if is_random(attack) else 1):
-            measure = functools.partial(self._batch, attack, source, targets, restart)
+            measure = functools.partial(self._attack_batch, attack, source, targets, restart)
             runs.append(self._over_batches(f"{name}-r{restart}", measure))
         found = {part: np.concatenate([run[part] for run in runs], axis=-2) for part in runs[0]}
-        shared = {part: array for part, array in found.items() if part not in ("correct", "loss")}
-        return [
-            {**shared, "correct": correct, "loss": loss}
-            for correct, loss in zip(found["correct"], found["loss"], strict=True)
-        ]
+        shared = {part: array for part, array in found.items() if part not in OF_TARGETS}
+        return [shared | {part: found[part][target] for part in OF_TARGETS} for target in range(len(targets))]
 
-    def _batch(
-        self, attack: Any, source: Classifier, targets: Sequence[Classifier], restart: int, index: int
+    def _clean_batch(self, judge: Judge, index: int) -> Arrays:
+        batch = self.batches[index]
+        return measure_clean(judge, batch, self._keys(_ANSWERS, batch.rows) if judge.draws else None)
+
+    def _attack_batch(
+        self, attack: Any, source: Classifier, targets: Sequence[Judge], restart: int, index: int
     ) -> Arrays:
         batch = self.batches[index]
-        keys = self.batches.keys(jax.random.fold_in(self.key, restart), batch.rows)
         own = slice_attack(attack, len(self.batches.labels), batch.rows)
-        return measure_attack(own, source, targets, batch, keys, self.pass_scores)
+        keys = self._keys(restart, batch.rows)
+        judge_keys = self._keys(_ANSWERS, batch.rows) if any(target.draws for target in targets) else None
+        return measure_attack(own, source, targets, batch, keys, judge_keys, self.pass_scores)
+
+    def _keys(self, number: int, rows: np.ndarray) -> jax.Array:
+        return self.batches.keys(jax.random.fold_in(self.key, np.uint32(number)), rows)
 
     def _over_batches(self, name: str, measure: Callable[[int], Arrays]) -> Arrays:
         parts = []

@@ -10,13 +10,17 @@ import numpy as np
 from advjax.attacks.attack import stack
 from advjax.classifier import Classifier
 from advjax.evaluate.batches import make_batches
-from advjax.evaluate.cell import CLEAN, Cell, merge_runs
-from advjax.evaluate.checks import check_attacks, check_key, check_models
+from advjax.evaluate.cell import clean_cell, merge_runs
+from advjax.evaluate.checks import check_attack, check_key, check_models
+from advjax.evaluate.findings import model_bits, naming, warn_of_models
 from advjax.evaluate.intervals import Accuracy
+from advjax.evaluate.measure import judge_of
 from advjax.evaluate.report import Report
 from advjax.evaluate.stream import Stream, progress_bar
 
 __all__ = ["Sweep", "accuracy_epsilon_figure", "sweep"]
+
+_DRAWS = 10  # of a random model
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,7 +55,8 @@ def sweep(
     """Attacks a model at every epsilon at once: the attacks are stacked and run as one batch of E * batch_size.
 
     Another sweep with as many epsilons, or another model of the same kind, compiles nothing. The attacks draw the
-    same random numbers at every epsilon, those of `evaluate` with the same key.
+    same random numbers at every epsilon, those of `evaluate` with the same key. A model that draws random numbers is
+    judged as there, at ten fresh draws.
 
     Args:
       classifier: the model.
@@ -87,17 +92,22 @@ def sweep(
     batches = make_batches(data, batch_size, devices)
     check_key(key)
     check_models({"model": classifier}, batches)
-    attack = stack([make_attack(float(epsilon)) for epsilon in levels])
-    check_attacks({"sweep": attack}, {"model": classifier}, batches, key)
-    model = jax.device_put(classifier, batches.everywhere)
+    with naming("make_attack"):
+        attack = stack([make_attack(float(epsilon)) for epsilon in levels])
+        check_attack(attack, {"model": classifier}, batches, batches[0], key)
+    judge = judge_of(jax.device_put(classifier, batches.everywhere), batches.images.shape[1:], _DRAWS)
     with progress_bar(progress, 2 * len(batches.labels)) as advance:
         stream = Stream(batches, key, advance=advance)
-        clean = stream.clean("clean", model)
-        (runs,) = stream.attack("sweep", attack, model, [model])
-    cells = [Cell("model", CLEAN, "model", clean["correct"][None], clean["correct"], clean["loss"])]
+        clean = stream.clean("clean", judge)
+        with naming("make_attack"):
+            (runs,) = stream.attack("sweep", attack, judge.classifier, [judge])
+    is_random = judge.draws > 0
+    cells = [clean_cell("model", clean, is_random)]
     for index, epsilon in enumerate(levels):
         own = {name: array[index : index + 1] for name, array in runs.items()}
-        cells.append(merge_runs("model", f"epsilon {epsilon:g}", "model", own, clean["correct"]))
+        cells.append(merge_runs("model", f"epsilon {epsilon:g}", "model", own, clean["correct"], is_random))
+    answers = f"answers are those of most of {_DRAWS} fresh draws"
+    warn_of_models({"classifier": model_bits(runs["faults"])}, answers, stacklevel=2)
     return Sweep(levels, Report(tuple(cells)))
 
 

@@ -10,7 +10,16 @@ __all__ = ["markdown"]
 _NOTE = """\
 {images} images. Accuracy in %, with its 95 % Wilson interval; a wrong answer in any run of the attack counts.
 Loss: mean cross-entropy over all images. Success: of the images answered rightly when clean, the share in % that is
-answered wrongly when perturbed. {measures}: means over these successes alone, in units of [0, 1] (l0: pixels changed).
+answered wrongly when perturbed; for a targeted attack, of those not of the target's class the share that is answered
+with it. {measures}: means over these successes alone, in units of [0, 1] (l0: pixels changed).
+"""
+_DRAWS = """\
+One draw: a model that draws random numbers is judged by most of its answers at several fresh draws; its accuracy at a
+single one, on average, in %.
+"""
+_NON_FINITE = """\
+Not finite: share of all images in % at which some gradient held NaN or infinity; such entries count as zero, so that
+the attack is weaker than it looks.
 """
 
 
@@ -20,31 +29,46 @@ def markdown(cells: Iterable[Cell], worst: Mapping[str, Accuracy], transferred: 
     measures = ["l0", "l1", "l2", "linf"]
     if any(cell.pass_score is not None for cell in cells):
         measures.append("PASS")
-    made_on = ["made on"] if transferred else []
-    head = ["model", "attack", *made_on, "accuracy", "loss", "success", *measures, "failures"]
-    rows = [_row(cell, measures, transferred) for cell in cells]
+    # What is seldom there has a column only where it is.
+    columns = {
+        "made on": transferred,
+        "one draw": any(cell.share is not None for cell in cells),
+        "not finite": any(cell.non_finite_share for cell in cells),
+    }
+    shown = [name for name, needed in columns.items() if needed]
+    names = ["made on", "accuracy", "one draw", "loss", "success", *measures, "not finite", "failures"]
+    head = ["model", "attack", *(name for name in names if columns.get(name, True))]
+    rows = [_row(cell, measures, shown) for cell in cells]
     for model, accuracy in worst.items():
         row = [model, "worst of all", *(["any"] if transferred else []), _percent(accuracy)]
         rows.append(row + [""] * (len(head) - len(row)))
     lines = [head, ["---"] * len(head), *rows]
     table = "\n".join("| " + " | ".join(_escaped(text) for text in line) + " |" for line in lines)
-    return table + "\n\n" + _NOTE.format(images=len(cells[0].correct), measures=", ".join(measures))
+    notes = [_NOTE.format(images=len(cells[0].correct), measures=", ".join(measures))]
+    notes += [note for name, note in (("one draw", _DRAWS), ("not finite", _NON_FINITE)) if columns[name]]
+    return table + "\n\n" + "".join(notes)
 
 
-def _row(cell: Cell, measures: list[str], transferred: bool) -> list[str]:
+def _row(cell: Cell, measures: list[str], shown: list[str]) -> list[str]:
     means = cell.mean_distances
     found = [means.get("pass_score" if name == "PASS" else name) for name in measures]
-    rate = cell.success_rate
+    source = cell.source if cell.failure is not None else ""
     return [
         cell.model,
         cell.attack,
-        *([cell.source if cell.failure is not None else ""] if transferred else []),
+        *([source] if "made on" in shown else []),
         _percent(cell.accuracy),
+        *([_share(cell.mean_share)] if "one draw" in shown else []),
         f"{cell.mean_loss:.4g}",
-        "" if rate is None else f"{100 * rate:.2f}",
+        _share(cell.success_rate),
         *("" if mean is None else f"{mean:.4g}" for mean in found),
+        *([_share(cell.non_finite_share)] if "not finite" in shown else []),
         ", ".join(f"{count} {name}" for name, count in cell.failures.items()),
     ]
+
+
+def _share(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.2f}"
 
 
 def _percent(accuracy: Accuracy) -> str:

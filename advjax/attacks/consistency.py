@@ -1,0 +1,57 @@
+"""Does an image get the same logits whatever stands beside it?  Not where batch statistics or random draws decide."""
+
+import jax
+import jax.numpy as jnp
+
+from advjax.classifier import Classifier
+
+__all__ = ["is_batch_dependent"]
+
+_TOLERANCE = 0.01
+"""Share of the logits' scale that rounding may change.
+
+The same image is compared within one program, in batches of one shape, so that rows of one matrix product differ by
+its order of summation at most: 1e-6 of the scale in float32, up to 3e-3 where activations are rounded to bfloat16.
+Batch statistics, noise and dropout change them by 10 % and more.
+"""
+_MASKED = 1e3
+"""Classes this far below the first are masked out, or have no say: they are not compared, and set no scale."""
+
+
+def is_batch_dependent(classifier: Classifier, images: jax.Array) -> jax.Array:
+    """Whether the first of images [B, H, W, C] gets other logits beside an unlike image than beside itself -> bool.
+
+    Two batches of two, (unlike, x) and (x, x), and x's logits in the second row of the one against the first row of
+    the other: batch statistics differ for the company, draws of noise for the place.
+
+    What lies between is one reduction of images that may be sharded, and no gather of them.
+    """
+    if getattr(classifier.apply, "ties_images", False):
+        return jnp.zeros((), bool)
+    index = jnp.arange(images.shape[0], dtype=jnp.int32).reshape(-1, 1, 1, 1)
+    image = jnp.sum(jnp.where(index == 0, images, jnp.zeros_like(images)), axis=0)
+    # In no pixel nearer to it than 0.5.
+    unlike = jnp.where(image > 0.5, jnp.zeros_like(image), jnp.ones_like(image))
+    pairs = jnp.stack([jnp.stack([unlike, image]), jnp.stack([image, image])])
+    logits = jax.vmap(classifier)(pairs)
+    kind = logits.dtype if jnp.issubdtype(logits.dtype, jnp.floating) else images.dtype
+    (other, beside), (alone, _) = logits.astype(images.dtype)
+    return _differ(alone, beside, other, jnp.asarray(4 * float(jnp.finfo(kind).eps), images.dtype))
+
+
+def _differ(alone: jax.Array, beside: jax.Array, other: jax.Array, step: jax.Array) -> jax.Array:
+    """Whether two logits [K] of an image differ by more than rounding; `other` are those of another image."""
+    finite = jnp.isfinite(alone) & jnp.isfinite(beside) & jnp.isfinite(other)
+    compared = finite & ((alone > _first(alone) - _MASKED) | (other > _first(other) - _MASKED))
+
+    def largest(numbers: jax.Array) -> jax.Array:
+        return jnp.max(jnp.where(compared, jnp.abs(numbers), jnp.zeros_like(numbers)))
+
+    # What the logits tell apart: classes, or images. Either may be near a tie.
+    scale = jnp.maximum(largest(alone - _first(alone)), largest(other - alone))
+    allowed = _TOLERANCE * scale + step * largest(alone)
+    return jnp.any(jnp.isfinite(alone) != jnp.isfinite(beside)) | (largest(alone - beside) > allowed)
+
+
+def _first(logits: jax.Array) -> jax.Array:
+    return jnp.max(jnp.where(jnp.isfinite(logits), logits, jnp.full_like(logits, -jnp.inf)))
