@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 
+from advjax.attacks.faults import Fault, add_bits
 from advjax.classifier import Classifier
 
-__all__ = ["is_batch_dependent"]
+__all__ = ["consistency_faults", "is_batch_dependent"]
 
 _TOLERANCE = 0.01
 """Share of the logits' scale that rounding may change.
@@ -18,6 +19,19 @@ _MASKED = 1e3
 """Classes this far below the first are masked out, or have no say: they are not compared, and set no scale."""
 
 
+def consistency_faults(classifier: Classifier, images: jax.Array) -> jax.Array:
+    """`Fault.BATCH_DEPENDENT` or `Fault.RANDOM` of a classifier of images [B, H, W, C], as int32.
+
+    A model that is known to be random is not asked for more: its logits depend on the place in the batch anyhow.
+    """
+    # A classifier that shows the images of `perturb` one another says so.
+    if getattr(classifier.apply, "ties_images", False):
+        return jnp.int32(0)
+    if classifier.draws((1, *images.shape[1:])):
+        return jnp.int32(Fault.RANDOM)
+    return add_bits({Fault.BATCH_DEPENDENT: is_batch_dependent(classifier, images)})
+
+
 def is_batch_dependent(classifier: Classifier, images: jax.Array) -> jax.Array:
     """Whether the first of images [B, H, W, C] gets other logits beside an unlike image than beside itself -> bool.
 
@@ -26,8 +40,6 @@ def is_batch_dependent(classifier: Classifier, images: jax.Array) -> jax.Array:
 
     What lies between is one reduction of images that may be sharded, and no gather of them.
     """
-    if getattr(classifier.apply, "ties_images", False):
-        return jnp.zeros((), bool)
     index = jnp.arange(images.shape[0], dtype=jnp.int32).reshape(-1, 1, 1, 1)
     image = jnp.sum(jnp.where(index == 0, images, jnp.zeros_like(images)), axis=0)
     # In no pixel nearer to it than 0.5.

@@ -134,9 +134,10 @@ class Cell:
 
 def clean_cell(model: str, answers: Mapping[str, np.ndarray], is_random: bool) -> Cell:
     """The cell of the clean images, of arrays [N] by name: what `Stream.clean` found."""
-    share = answers["share"] if is_random else None
-    told = (answers[name] for name in ("correct", "loss", "prediction"))
-    return Cell(model, CLEAN, model, answers["correct"][None], *told, share)
+    taken: dict[str, Any] = {name: answers[name] for name in ("correct", "loss", "prediction", "share")}
+    if not is_random:
+        taken["share"] = None
+    return Cell(model, CLEAN, model, answers["correct"][None], **taken)
 
 
 def merge_runs(
@@ -164,7 +165,8 @@ def merge_runs(
     taken: dict[str, Any] = {name: np.take_along_axis(array, worst, axis=0)[0] for name, array in arrays.items()}
     if not is_random:
         taken["share"] = None
-    return Cell(model, attack, source, runs["correct"], non_finite=runs["non_finite"].any(axis=0), **taken)
+    taken["non_finite"] = np.any(runs["non_finite"], axis=0)
+    return Cell(model, attack, source, runs["correct"], **taken)
 
 
 # What a cell has of one run.
