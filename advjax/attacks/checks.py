@@ -8,7 +8,7 @@ import numpy as np
 
 from advjax.attacks.attack import Stack
 from advjax.attacks.constraints import Quantise
-from advjax.attacks.faults import Fault, add_bits, warn_faults
+from advjax.attacks.faults import Fault, add_bits
 from advjax.classifier import Classifier
 from advjax.value import batch_axes, walk
 
@@ -118,7 +118,7 @@ def on_host(facts: Facts) -> bool:
 
 
 def check_facts(attack: Any, facts: Facts) -> None:
-    """Raises for what only the data could tell; warns of faults of the model."""
+    """Raises for what only the data could tell."""
     known = jax.device_get(facts)
     faults = Fault(int(known.faults))
     wanted = "images must be finite numbers in [0, 1]"
@@ -144,7 +144,6 @@ def check_facts(attack: Any, facts: Facts) -> None:
         mapped = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(part))
         if hasattr(part, "check_classes") and not mapped:
             part.check_classes(classes)
-    warn_faults(np.asarray(known.faults), stacklevel=3)
 
 
 def _range_hint(smallest: float, largest: float) -> str:

@@ -15,7 +15,16 @@ import numpy as np
 from advjax.attacks.constraints import Quantise
 from advjax.value import walk
 
-__all__ = ["Fault", "add_bits", "count_faults", "image_faults", "model_faults", "raise_faults", "warn_faults"]
+__all__ = [
+    "Fault",
+    "add_bits",
+    "count_faults",
+    "image_faults",
+    "model_faults",
+    "model_texts",
+    "raise_faults",
+    "warn_faults",
+]
 
 # Images may leave [0, 1], and the levels of their grid, by float error, not by more.
 _SLACK, _OFF_LEVEL = 1e-6, 1e-3
@@ -37,6 +46,8 @@ class Fault(IntFlag):
     """The model seems to return probabilities, not logits (set for every image)."""
     BATCH_DEPENDENT = 32
     """The model answers an image otherwise beside other images than alone (set for every image)."""
+    RANDOM = 64
+    """The model draws random numbers, of which the attack saw one fixed draw (set for every image)."""
 
 
 # What is raised for, and what is only warned of.
@@ -51,8 +62,12 @@ _TEXTS = {
 _WARNINGS = {
     Fault.PROBABILITIES: "the classifier seems to return probabilities (non-negative, summing to 1): attacks need "
     "logits, what comes before the softmax, or their gradients vanish",
-    Fault.BATCH_DEPENDENT: "the classifier answers an image otherwise beside other images than alone: it seems to be "
-    "in training mode (batch statistics), or to draw random numbers",
+    Fault.BATCH_DEPENDENT: "the classifier answers an image otherwise beside other images than by itself, and looks "
+    "robust where it may not be: probably BatchNorm in training mode, under a switch whose name is not known (pass it: "
+    "from_nnx(model, name=False), from_linen(..., name=False)); or noise from a key that is no variable",
+    Fault.RANDOM: "the classifier draws random numbers (noise or dropout that stays on in evaluation), and the attack "
+    "saw one fixed draw: its successes hold for that draw, and others may be answered rightly; judge it with "
+    "`evaluate`, which answers at fresh draws, and attack the mean over draws (`expectation_over`)",
 }
 
 
@@ -120,6 +135,10 @@ def raise_faults(faults: np.ndarray) -> None:
 
 def warn_faults(faults: np.ndarray, stacklevel: int) -> None:
     """Warns of faults of the model."""
-    for fault, text in _WARNINGS.items():
-        if np.any(faults & fault):
-            warnings.warn(text, stacklevel=stacklevel + 1)
+    for text in model_texts(Fault(int(np.bitwise_or.reduce(faults, axis=None, initial=0)))).values():
+        warnings.warn(text, stacklevel=stacklevel + 1)
+
+
+def model_texts(faults: Fault) -> dict[Fault, str]:
+    """What is to be said of the model's faults among `faults`."""
+    return {fault: text for fault, text in _WARNINGS.items() if fault & faults}

@@ -5,20 +5,22 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from advjax.attacks.attack import Failure, Problem, Stack
 from advjax.attacks.checks import Facts, check_facts, check_inputs, collect_facts, on_host
+from advjax.attacks.consistency import consistency_faults
 from advjax.attacks.constraints import Quantise
 from advjax.attacks.criteria import criterion_of
-from advjax.attacks.faults import image_faults, model_faults
+from advjax.attacks.faults import image_faults, model_faults, warn_faults
 from advjax.attacks.perturbation import Perturbation
 from advjax.classifier import Classifier
 from advjax.fastcpu import accelerate
 from advjax.scores.norms import l0, l1, l2, linf
 from advjax.value import batch_axes, walk
 
-__all__ = ["IMAGE_AXIS", "perturb"]
+__all__ = ["IMAGE_AXIS", "perturb", "perturb_in_silence"]
 
 # The name of the mapped axis, for a model whose images depend on one another (batch statistics in training mode).
 IMAGE_AXIS = "images"
@@ -63,13 +65,28 @@ def perturb(
       >>> perturb(fgs(), classifier, images, labels).success.tolist()
       [True, True]
     """
+    result, facts = _perturb(attack, classifier, images, labels, key)
+    if on_host(facts):
+        warn_faults(np.asarray(facts.faults), stacklevel=2)
+    return result
+
+
+def perturb_in_silence(attack: Any, classifier: Classifier, images: jax.Array, labels: jax.Array, key: Any) -> Any:
+    """`perturb` without its warnings, for those who call it many times and read `faults` once."""
+    result, _ = _perturb(attack, classifier, images, labels, key)
+    return result
+
+
+def _perturb(
+    attack: Any, classifier: Classifier, images: jax.Array, labels: jax.Array, key: jax.Array | None
+) -> tuple[Perturbation, Facts]:
     keys = check_inputs(attack, classifier, images, labels, key)
     # One integer type, so that another one is not another program.
     arguments = (attack, classifier, images, labels.astype(jnp.int32), keys)
     result, facts = _run(*jax.tree.map(_on_auto_axes, arguments))
     if on_host(facts):
         check_facts(attack, facts)
-    return result
+    return result, facts
 
 
 class _Outcome(NamedTuple):
@@ -91,7 +108,7 @@ def _run(
     keys = jax.vmap(jax.random.fold_in, (None, 0))(keys, jnp.arange(batch)) if keys.ndim == 0 else keys
     if not isinstance(attack, Stack):
         outcome = accelerate(_attack_batch)(attack, classifier, images, labels, keys)
-        return _with_faults(attack, given, labels, outcome)
+        return _with_faults(attack, classifier, given, labels, outcome)
 
     members, pairs = attack.attack, jax.tree.leaves(attack)[0].shape[0]
     # One image and all its attacks side by side in one long batch, so that a shard of images stays on its device.
@@ -104,14 +121,17 @@ def _run(
     ]
     outcome = accelerate(_attack_batch)(jax.tree.unflatten(structure, leaves), classifier, images_, labels_, keys_)
     split: Any = jax.tree.map(lambda array: jnp.moveaxis(array.reshape(batch, pairs, *array.shape[1:]), 1, 0), outcome)
-    return _with_faults(attack, given, labels, split)
+    return _with_faults(attack, classifier, given, labels, split)
 
 
-def _with_faults(attack: Any, given: jax.Array, labels: jax.Array, outcome: _Outcome) -> tuple[Perturbation, Facts]:
+def _with_faults(
+    attack: Any, classifier: Classifier, given: jax.Array, labels: jax.Array, outcome: _Outcome
+) -> tuple[Perturbation, Facts]:
     """The result with the faults of its images, labels and model: clean logits [B, K], or [R, B, K] of a stack."""
     logits, result = outcome.clean_logits, outcome.perturbation
     classes = logits.shape[-1]
     faults = image_faults(attack, given, labels, classes) | model_faults(logits)
+    faults = faults | consistency_faults(classifier, jnp.clip(given, 0.0, 1.0))
     result = dataclasses.replace(result, faults=jnp.broadcast_to(faults, result.success.shape))
     return result, collect_facts(faults, given, labels, classes)
 

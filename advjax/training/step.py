@@ -224,6 +224,8 @@ class _TrainingApply:
     """A network in training mode on one image of `perturb`'s batch, whose statistics are those of the whole batch."""
 
     graphdef: Any = static()
+    # On purpose: `perturb` does not ask, and does not warn.
+    ties_images = True
 
     def __call__(self, variables: Any, images: jax.Array) -> jax.Array:
         params, rest, key = variables

@@ -59,8 +59,9 @@ def test_a_sound_linear_model_has_no_warning():
 @pytest.mark.parametrize(
     ("fault", "name", "numbers"),
     [
-        (ROUNDED, "vanishing gradients", {"zero": 1, "not finite": 0}),
-        (SLOPE, "vanishing gradients", {"zero": 0, "not finite": 1}),
+        (ROUNDED, "vanishing gradients", {"images": 1}),
+        (SLOPE, "gradients not finite", {"images": 1}),
+        (SLOPE, "vanishing gradients", {"images": 1}),
         (ROUNDED, "black box beats white box", {"under square": 0}),
         (DECOY, "unbounded attack fails", {"accuracy left": 1}),
         (DECOY, "black box beats white box", {"accuracy under pgd": 1}),
@@ -82,7 +83,9 @@ def test_faults_are_told_apart():
 
 
 def test_saturated_logits_have_no_gradient():
-    assert check(SATURATED)["vanishing gradients"].numbers["zero"] > 0.5
+    found = check(SATURATED)
+    assert found["vanishing gradients"].numbers["images"] > 0.5
+    assert "gradients not finite" not in found
 
 
 def test_a_surrogate_is_a_black_box_too():
@@ -90,6 +93,33 @@ def test_a_surrogate_is_a_black_box_too():
     warning = check(DECOY, queries=1, surrogate=classifier({}))["black box beats white box"]
     assert warning.numbers["under transfer"] < 0.1
     assert warning.numbers["under transfer"] < warning.numbers["under square"]
+
+
+def test_one_pixel_without_a_slope_is_found_before_it_hides_anything():
+    """Only that pixel is lost to the attacks, which succeed all the same."""
+
+    def model(weights, images):
+        return logits(images) + jnp.sqrt(images[:, 0, 0])
+
+    images = IMAGES.copy()
+    images[:10, 0, 0] = 0
+    labels = np.asarray(logits(images).argmax(-1), np.int32)
+    options = {"epsilon": 0.2, "key": KEY, "steps": 5, "queries": 5, "devices": ONE}
+    (found,) = health_check(from_function(model, None), (images, labels), **options)
+    assert (found.name, found.numbers) == ("gradients not finite", {"images": 0.25})
+
+
+def test_models_in_training_mode_and_random_ones_are_found():
+    def tied(weights, images):
+        return logits(images) - logits(images).mean(0, keepdims=True)
+
+    def noisy(key, images):
+        return logits(images) + 1e-3 * jax.random.normal(key, (images.shape[0], 2))
+
+    options = {"epsilon": 0.2, "key": KEY, "steps": 1, "queries": 1, "devices": ONE}
+    for model, variables, name in ((tied, None, "batch dependent"), (noisy, jax.random.key(0), "random")):
+        found = health_check(from_function(model, variables), (IMAGES, LABELS), **options)
+        assert [(each.name, each.numbers) for each in found[:1]] == [(name, {"images": 1.0})]
 
 
 def hidden_layer(weights, images):
@@ -131,7 +161,8 @@ def test_a_sound_trained_network_has_no_warning(trained):
 def arrays(**given):
     """100 images: fooled by every attack, unless given otherwise."""
     fooled = {name: np.ones(100, bool) for name in ("fgs", "pgd", "unbounded", "square")}
-    probes = {name: np.zeros(100, bool) for name in ("probabilities", "zero", "not finite")}
+    names = ("batch dependent", "random", "probabilities", "not finite", "zero")
+    probes = {name: np.zeros(100, bool) for name in names}
     for name, count in given.items():
         (probes if name in probes else fooled)[name] = np.arange(100) < count
     return probes, fooled
@@ -143,6 +174,10 @@ def arrays(**given):
         ({}, []),
         ({"zero": 5}, []),
         ({"zero": 6}, ["vanishing gradients"]),
+        ({"not finite": 1}, []),
+        ({"not finite": 2}, ["gradients not finite"]),
+        ({"batch dependent": 1}, ["batch dependent"]),
+        ({"batch dependent": 100, "random": 100}, ["random"]),
         ({"unbounded": 99}, []),
         ({"unbounded": 98}, ["unbounded attack fails"]),
         ({"probabilities": 99}, []),

@@ -18,7 +18,12 @@ CLEAN = np.array([True, True, True, True, False])
 # Two runs over five images; the last is answered wrongly when clean.
 RUNS = {
     "correct": np.array([[True, False, True, False, False], [True, True, False, False, True]]),
+    "met": ~np.array([[True, False, True, False, False], [True, True, False, False, True]]),
+    "possible": np.ones((2, 5), bool),
     "loss": np.array([[0.1, 2.0, 0.3, 1.0, 3.0], [0.2, 0.5, 1.5, np.nan, 0.4]], np.float32),
+    "prediction": np.array([[0, 1, 0, 1, 1], [0, 0, 2, 3, 0]], np.int32),
+    "share": np.array([[1, 0, 1, 0, 0], [1, 1, 0, 0, 1]], np.float32),
+    "non_finite": np.array([[False, True, False, False, False], [False, False, False, True, False]]),
     "failure": np.array([[4, 0, 4, 0, 1], [2, 2, 0, 0, 1]], np.int8),
     "l0": np.array([[9, 1, 9, 2, 9], [8, 9, 3, 4, 9]], np.int32),
     **{name: np.array([[9, 0.5, 9, 2, 9], [9, 9, 3, 4, 9]], np.float32) for name in ("l1", "l2", "linf")},
@@ -27,12 +32,13 @@ RUNS = {
 
 @pytest.fixture
 def cell():
-    return merge_runs("m", "pgd", "m", RUNS, CLEAN)
+    return merge_runs("m", "pgd", "m", RUNS, CLEAN, is_random=False)
 
 
 @pytest.fixture
 def report(cell):
-    clean = Cell("m", "clean", "m", CLEAN[None], CLEAN, np.full(5, 0.5, np.float32))
+    prediction = np.where(CLEAN, 0, 1).astype(np.int32)
+    clean = Cell("m", "clean", "m", CLEAN[None], CLEAN, np.full(5, 0.5, np.float32), prediction)
     transferred = dataclasses.replace(cell, model="n", attack="a|b", correct=np.ones(5, bool), pass_score=cell.l1 / 10)
     return Report((clean, cell, dataclasses.replace(clean, model="n", source="n"), transferred))
 
@@ -41,6 +47,9 @@ def test_each_image_counts_with_the_run_that_hurt_it_most(cell):
     np.testing.assert_array_equal(cell.correct, [True, False, False, False, False])
     np.testing.assert_array_equal(cell.l0, [8, 1, 3, 4, 9])  # 3: a loss that is NaN is the larger one
     np.testing.assert_array_equal(cell.loss[:3], np.float32([0.2, 2.0, 1.5]))
+    np.testing.assert_array_equal(cell.prediction, [0, 1, 2, 3, 1])
+    np.testing.assert_array_equal(cell.non_finite, [False, True, False, True, False])  # in any of the runs
+    assert cell.share is None
     reasons = [Failure.NO_DIRECTION, Failure.NONE, Failure.NONE, Failure.NONE, Failure.ALREADY_MISCLASSIFIED]
     np.testing.assert_array_equal(cell.failure, reasons)
 
@@ -55,11 +64,32 @@ def test_the_numbers_of_a_cell(cell):
 
 
 def test_no_success_has_no_distance():
-    runs = {**RUNS, "correct": np.ones((2, 5), bool)}
-    cell = merge_runs("m", "pgd", "m", runs, CLEAN)
+    runs = {**RUNS, "correct": np.ones((2, 5), bool), "met": np.zeros((2, 5), bool)}
+    cell = merge_runs("m", "pgd", "m", runs, CLEAN, is_random=False)
     assert cell.success_rate == 0
     assert set(cell.mean_distances.values()) == {None}
-    assert merge_runs("m", "pgd", "m", runs, np.zeros(5, bool)).success_rate is None
+    assert merge_runs("m", "pgd", "m", runs, np.zeros(5, bool), is_random=False).success_rate is None
+
+
+def test_of_a_targeted_attack_the_run_that_reached_the_target_comes_first():
+    # Right; wrong with another class and a large loss; the target with a small one. The last label is the target.
+    runs = {
+        "correct": np.array([[True, True, True], [False, True, True], [False, False, True]]),
+        "met": np.array([[False, False, False], [False, False, False], [True, False, False]]),
+        "possible": np.array([[True, True, False]] * 3),
+        "loss": np.float32([[0.1, 0.1, 0.3], [9, 0.2, 0.1], [1, 3, 0.2]]),
+        "prediction": np.int32([[0, 0, 2], [1, 0, 2], [2, 1, 2]]),
+        "failure": np.full((3, 3), Failure.NOT_FOOLED, np.int8),
+        "non_finite": np.zeros((3, 3), bool),
+        "share": np.zeros((3, 3), np.float32),
+    }
+    cell = merge_runs("m", "towards 2", "m", runs, np.ones(3, bool), is_random=False)
+    np.testing.assert_array_equal(cell.loss, np.float32([1, 3, 0.3]))
+    np.testing.assert_array_equal(cell.prediction, [2, 1, 2])
+    np.testing.assert_array_equal(cell.correct, [False, False, True])
+    np.testing.assert_array_equal(cell.failure, [Failure.NONE, Failure.NOT_FOOLED, Failure.LABEL_IS_TARGET])
+    assert cell.success_rate == 1 / 2
+    assert cell.failures == {"NOT_FOOLED": 1, "LABEL_IS_TARGET": 1}
 
 
 @given(
@@ -69,8 +99,9 @@ def test_no_success_has_no_distance():
 def test_merging_takes_the_worst(pairs, clean):
     correct = np.array([right for right, _ in pairs]).reshape(3, 2)
     loss = np.array([number for _, number in pairs], np.float32).reshape(3, 2)
-    runs = {"correct": correct, "loss": loss, "failure": np.full((3, 2), Failure.NOT_FOOLED, np.int8)}
-    cell = merge_runs("m", "a", "m", runs, np.array(clean))
+    others = {"met": ~correct, "possible": np.ones((3, 2), bool), "non_finite": np.zeros((3, 2), bool)}
+    runs = {"correct": correct, "loss": loss, "failure": np.full((3, 2), Failure.NOT_FOOLED, np.int8), **others}
+    cell = merge_runs("m", "a", "m", runs, np.array(clean), is_random=False)
     np.testing.assert_array_equal(cell.correct, correct.all(axis=0))
     for image in range(2):
         wrong = [run for run in range(3) if not correct[run, image]]
@@ -88,10 +119,26 @@ def test_json_comes_back_bit_for_bit(report):
             if isinstance(getattr(one, field.name), np.ndarray):
                 assert getattr(one, field.name).dtype == getattr(other, field.name).dtype
     content = json.loads(text)
+    assert content["format"] == "advjax evaluation 2"
     assert content["images"] == 5
+    assert content["cells"][1]["summary"]["non_finite_share"] == 0.4
     assert content["cells"][1]["summary"]["accuracy"]["value"] == 0.2
     assert content["cells"][1]["summary"]["run_accuracies"] == [0.4, 0.6]
     assert content["worst_case"]["m"]["value"] == 0.2
+
+
+def test_reports_of_version_1_are_read(report):
+    content = json.loads(report.to_json())
+    content["format"] = "advjax evaluation 1"
+    for cell in content["cells"]:
+        for name in ("prediction", "share", "non_finite"):
+            del cell["arrays"][name]
+    old = Report.from_json(json.dumps(content))
+    assert [cell.prediction for cell in old.cells] == [None] * 4
+    assert [cell.non_finite_share for cell in old.cells] == [None] * 4
+    assert old.cell("m", "pgd").success_rate == report.cell("m", "pgd").success_rate
+    assert "not finite" not in old.to_markdown()
+    assert Report.from_json(old.to_json()).to_json() == old.to_json()
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", '{"format": "advjax evaluation 0"}'])
@@ -105,12 +152,23 @@ def test_markdown(report):
     low, high = wilson(1, 5)
     assert lines[0].startswith("| model | attack | made on | accuracy | loss | success | l0 | l1 | l2 | linf | PASS |")
     share = f"20.00 [{100 * low:.2f}, {100 * high:.2f}]"
-    assert f"| m | pgd | m | {share} | nan | 75.00 | 2.667 | 2.5 | 2.5 | 2.5 |" in lines[3]
+    assert f"| m | pgd | m | {share} | nan | 75.00 | 2.667 | 2.5 | 2.5 | 2.5 |  | 40.00 |" in lines[3]
+    assert "| not finite | failures |" in lines[0]
+    assert "one draw" not in report.to_markdown()
     assert "1 ALREADY_MISCLASSIFIED, 1 NO_DIRECTION |" in lines[3]
     assert "a\\|b" in lines[5]
     assert len({line.replace("\\|", "").count("|") for line in lines[:8]}) == 1
     assert "95 % Wilson interval" in report.to_markdown()
     assert "5 images" in report.to_markdown()
+
+
+def test_markdown_of_a_random_model(report, cell):
+    random = dataclasses.replace(cell, share=np.float32([1, 0, 0.5, 0.5, 0]), non_finite=np.zeros(5, bool))
+    lines = Report((report.cells[0], random)).to_markdown().splitlines()
+    assert lines[0].startswith("| model | attack | accuracy | one draw | loss |")
+    assert "not finite" not in lines[0]
+    assert "| 40.00 | nan | 75.00 |" in lines[3]
+    assert "several fresh draws" in "".join(lines)
 
 
 def test_cells_are_found_by_name(report, cell):
