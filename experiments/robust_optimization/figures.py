@@ -81,11 +81,8 @@ def _pairs(
     before = [f"{found['label'][row]}" for row in rows]
     kinds = [f" ({norm})" for norm in norms] if norms else [""] * len(rows)
     after = [f"{found['prediction'][row]}{kind}" for row, kind in zip(rows, kinds, strict=True)]
-    pictures = {
-        "original": [_picture(clean) for clean, _ in pairs],
-        "adversarial": [_picture(changed) for _, changed in pairs],
-    }
-    return image_rows(pictures, [before, after], circles=circles, title=title)
+    originals, changed = zip(*(_pictures(*pair) for pair in pairs), strict=True)
+    return image_rows({"original": originals, "adversarial": changed}, [before, after], circles=circles, title=title)
 
 
 def _clean(test: Images, source: int) -> np.ndarray:
@@ -93,9 +90,13 @@ def _clean(test: Images, source: int) -> np.ndarray:
     return np.asarray(to_float(image)) if image.dtype == np.uint8 else image
 
 
-def _picture(image: np.ndarray) -> np.ndarray:
-    """What is drawn: grey digits as they are; of normalised YUV images the contrast-normalised brightness."""
-    if image.shape[-1] == 1:
-        return image[..., 0]
-    brightness = image[..., 0]
-    return (brightness - brightness.min()) / max(np.ptp(brightness), 1e-6)
+def _pictures(clean: np.ndarray, changed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What is drawn of a pair: grey digits as they are; of normalised YUV images the contrast-normalised brightness.
+
+    The brightness of both is mapped by the range of the clean one, so that equal values look equal.
+    """
+    before, after = clean[..., 0], changed[..., 0]
+    if clean.shape[-1] == 1:
+        return before, after
+    low, spread = before.min(), max(np.ptp(before), 1e-6)
+    return (before - low) / spread, (after - low) / spread

@@ -13,13 +13,15 @@ from flax import nnx
 from advjax.classifier import from_function
 from advjax.data import Dataset
 from advjax.training import create, stack
-from experiments.hard_positives import adversaries, bands, finetune, networks, run, scoring, scratch
+from experiments.hard_positives import adversaries, bands, figures, finetune, networks, run, scoring, scratch
 from experiments.hard_positives.adversaries import Sources, attack_images, stage_name
 from experiments.hard_positives.config import PRESETS, Config
 from experiments.hard_positives.imagenet import attack as imagenet_attack
 from experiments.hard_positives.imagenet.train import _count
 from experiments.hard_positives.judge import load_held_out
+from experiments.hard_positives.metrics import Metric
 from experiments.hard_positives.paper import ATTACKS, BASIC, HELD_OUT_TYPES, INFIMNIST, ROWS
+from experiments.hard_positives.table import Errors
 from tests.experiments.spies import MemoryStore, Training, fake_perturbation
 
 CONFIG = Config(
@@ -348,3 +350,22 @@ def test_an_answer_that_is_no_number_is_wrong_in_any_place():
     rows[3] = 255
     found = _count(from_function(broken, jnp.float32(1.0)), iter([(rows.reshape(4, 2, 4, 1), np.full(4, 7))]))
     assert found.tolist() == [3, 3, 4]
+
+
+def test_figures_name_the_padding_of_pass_and_the_bands_that_are_left_out(store):
+    found = [
+        Metric("attack", f"train/{kind}", base, name, 0.5 + base)
+        for kind in figures._METRIC_TYPES
+        for base in range(2)
+        for name in ("pass_valid", "l2_per_pixel", "linf")
+    ]
+    (axis,) = figures._fig5(CONFIG, found).axes
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["PASS (valid)", "L2 per pixel", "L∞"]
+    (axis,) = figures._fig4(CONFIG, store).axes
+    assert axis.get_xlabel() == "PASS (valid: SSIM's windows inside the image)"
+    errors = Errors(np.array([0.1, 0.3]), np.array([0.2, 0.4]), 10, 10)
+    bands = {"PASS (valid) 0-500": errors, "PASS (valid) 500-1000": errors}
+    figure = figures._fig6(CONFIG, errors, bands, ["PASS (valid) 0-100"])
+    assert figure.get_suptitle() == "too few images, left out: PASS (valid) 0-100"
+    assert {axis.get_xlabel() for axis in figure.axes} == {"PASS (valid) x 1000 of the images trained on"}
+    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["0-500", "500-1000"]

@@ -13,6 +13,7 @@ from advjax.training import to_model, unstack
 from experiments.robust_optimization import adversaries, networks, run, train
 from experiments.robust_optimization.adversaries import adversarial_set, calibrated_radius, pgd_accuracy
 from experiments.robust_optimization.config import PRESETS, Config, Part
+from experiments.robust_optimization.figures import _pictures
 from experiments.robust_optimization.judge import judge
 from experiments.robust_optimization.optimizer import rate, torch_sgd
 from experiments.robust_optimization.preprocess import Images
@@ -218,3 +219,13 @@ def test_the_solver_is_torch7s_with_dampening(rng):
         update, state = ours.update(jnp.asarray(gradients[t], jnp.float32), state, params)
         params = params + update
         np.testing.assert_allclose(params, w, rtol=1e-5, atol=1e-6)
+
+
+def test_both_pictures_of_a_pair_are_drawn_by_one_scale():
+    clean = np.linspace(0.2, 0.6, 27, dtype=np.float32).reshape(3, 3, 3)
+    changed = clean.copy()
+    changed[0, 0, 0] += 0.4
+    before, after = _pictures(clean, changed)
+    assert (before.min(), before.max()) == (0, 1)
+    np.testing.assert_array_equal(before.ravel()[1:], after.ravel()[1:])
+    np.testing.assert_array_equal(_pictures(clean[..., :1], changed[..., :1]), [clean[..., 0], changed[..., 0]])

@@ -43,7 +43,7 @@ def run(
     """
     if len(images.classes) <= config.ranks:
         raise ValueError(f"ranks={config.ranks} needs more classes than the {len(images.classes)} of {images.name}")
-    store = open_store(out, config)
+    store = open_store(out, config, config.images)
     store.ensure("base", partial(base_network, config, images, checkpoint))
     base = _restored(config, images, store, "base")
     store.ensure("chosen", partial(rightly_classified, config, images, _classifier(base)))
