@@ -1,11 +1,16 @@
 """The networks of the experiments against NumPy, without PyTorch; LeNet's own check is in test_lenet.py."""
 
+import json
+import pathlib
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advjax.models import MadryNet, ShahamNet, VggCifar
+from advjax.models import CapsNet, CondenseNet, MadryNet, SENet, ShahamNet, StochasticDepthResNet, VggCifar, WideResNet
 from advjax.models.googlenet import GoogLeNet
+from advjax.models.inception import InceptionV3
 from advjax.models.resnet import ResNet
 from tests.models.networks_for_tests import assert_close, filled, our_logits
 from tests.reference.numpy_layers import batch_norm, conv, dense, max_pool, relu, response_norm
@@ -89,3 +94,25 @@ def test_resnet_of_bottlenecks():
             x = relu(batch_norm(conv(x, block.conv2, stride, 1), block.bn2, 1e-5))
             x = relu(batch_norm(conv(x, block.conv3), block.bn3, 1e-5) + shortcut)
     assert_close(our_logits(model, images), dense(x.mean((1, 2)), model.fc))
+
+
+# The networks of Di et al. 2018, which no experiment trains yet, at small sizes.
+STORED = {
+    "wide": (partial(WideResNet, 10, 1), (16, 16, 3)),
+    "stochastic depth": (partial(StochasticDepthResNet, 8), (16, 16, 3)),
+    "capsules": (partial(CapsNet, types=4, filters=8), (28, 28, 1)),
+    "condensenet": (partial(CondenseNet, 10, groups=4, stages=(2, 2), growth=(8, 8)), (16, 16, 3)),
+    "senet": (partial(SENet, (1, 1, 1, 1), 10, width=8, groups=4), (32, 32, 3)),
+    "inception": (partial(InceptionV3, 10, aux=False, small_images=True, width=0.0625), (32, 32, 3)),
+}
+SLOW = ("senet", "inception")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in STORED]
+)
+def test_others_give_the_logits_they_gave_when_they_were_those_of_pytorch(name):
+    """tests/models/logits.json was written by a version that passed the comparisons with PyTorch (`peers`)."""
+    make, shape = STORED[name]
+    expected = np.array(json.loads((pathlib.Path(__file__).parent / "logits.json").read_text())[name])
+    assert_close(our_logits(filled(make), images_of(2, *shape)), expected)
