@@ -148,7 +148,7 @@ def open_store(root: str | os.PathLike[str], config: Any, data: str = "") -> Sto
 
 
 def _check_same(stored: dict[str, Any], config: Any, data: str, path: pathlib.Path) -> None:
-    read = stored.get("data") or data  # runs of before 2026-11-26 do not say
+    read = stored.get("data") or data  # runs of before 2026-11-25 do not say
     if read != data:
         raise ValueError(
             f"the output folder {path} holds a run of other images ({read}; now: {data}). "
