@@ -10,6 +10,7 @@ import optax
 import pytest
 from flax import nnx
 
+from advjax.attacks import Perturbation, fgs, fgv, hot_cold
 from advjax.classifier import from_function
 from advjax.data import Dataset
 from advjax.training import create, stack
@@ -17,6 +18,7 @@ from experiments.hard_positives import adversaries, bands, figures, finetune, ne
 from experiments.hard_positives.adversaries import Sources, attack_images, stage_name
 from experiments.hard_positives.config import PRESETS, Config
 from experiments.hard_positives.imagenet import attack as imagenet_attack
+from experiments.hard_positives.imagenet.config import Config as ImagenetConfig
 from experiments.hard_positives.imagenet.train import _count
 from experiments.hard_positives.judge import load_held_out
 from experiments.hard_positives.metrics import Metric
@@ -369,3 +371,56 @@ def test_figures_name_the_padding_of_pass_and_the_bands_that_are_left_out(store)
     assert figure.get_suptitle() == "too few images, left out: PASS (valid) 0-100"
     assert {axis.get_xlabel() for axis in figure.axes} == {"PASS (valid) x 1000 of the images trained on"}
     assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["0-500", "500-1000"]
+
+
+class Photographs:
+    """Four photographs of one grey level each."""
+
+    def __init__(self, rows=(0, 1, 2, 3)):
+        self.rows = np.asarray(rows)
+
+    def take(self, rows):
+        return Photographs(self.rows[rows])
+
+    def in_memory(self, crop):
+        return types.SimpleNamespace(
+            images=np.tile((10 * self.rows[:, None, None, None]).astype(np.uint8), (1, 2, 2, 3))
+        )
+
+
+def test_photographs_are_kept_where_a_hot_cold_type_of_enough_pass_fooled_the_network(monkeypatch):
+    """Two types to compare with (numbers 0, 1) and three ranks (2, 3, 4), on photographs 3, 1, 0 of labels 5, 6, 7."""
+    config = ImagenetConfig("handed", model="resnet-small", ranks=3, compared=4, attack_batch=4, threshold=0.5)
+    attacks = []
+
+    def spy(attack, classifier, images, labels):
+        attacks.append((attack, classifier, np.asarray(images)[:, 0, 0, 0] * 255, np.asarray(labels)))
+        lead = () if len(attacks) < 3 else (3,)
+        sizes = np.arange(4.0, dtype=np.float32) / 255 + np.zeros((*lead, 4), np.float32)
+        level = np.full((*lead, 4), 100 + len(attacks)) + (np.arange(3)[:, None] if lead else 0)
+        image = np.tile((level / np.float32(255))[..., None, None, None], (1,) * (len(lead) + 1) + (2, 2, 3))
+        success = np.broadcast_to(np.array([True, False, True, True]), level.shape)
+        found = {"image": image, "success": success, "prediction": level, "l2": sizes, "linf": sizes}
+        return Perturbation(**{**dict.fromkeys(field.name for field in dataclasses.fields(Perturbation)), **found})
+
+    def scores(blocks):
+        return [
+            types.SimpleNamespace(score=np.where(np.asarray(a)[:, 0, 0, 0] * 255 < 104.5, 0.9, 0.1)) for a, _ in blocks
+        ]
+
+    monkeypatch.setattr(imagenet_attack, "perturb", spy)
+    monkeypatch.setattr(imagenet_attack, "pass_scores", scores)
+    chosen = {"row": np.array([3, 1, 0]), "label": np.array([5, 6, 7], np.int32)}
+    found = imagenet_attack.attack_photographs(config, Photographs(), chosen, "network", np.arange(3))
+    assert [attack for attack, *_ in attacks] == [fgs(), fgv(), hot_cold(ranks=range(1, 4), cold="abs")]
+    for _, classifier, pixels, labels in attacks:
+        assert classifier == "network"
+        np.testing.assert_allclose(pixels, [30, 10, 0, 30])  # filled up with copies
+        np.testing.assert_array_equal(labels, [5, 6, 7, 5])
+    np.testing.assert_array_equal(found["kind"], np.repeat(np.arange(5), 3))
+    np.testing.assert_array_equal(found["source"], np.tile([0, 1, 2], 5))
+    np.testing.assert_array_equal(found["prediction"], np.repeat([101, 102, 103, 104, 105], 3))
+    # Of the ranks the first two have PASS enough, and photograph 1 was not fooled.
+    assert found["record"].tolist() == [6, 8, 9, 11]
+    assert marks(found["image"]) == [103, 104]
+    assert found["shown_record"].tolist() == [0, 3, 6, 9, 12]
