@@ -45,10 +45,21 @@ def is_batch_dependent(classifier: Classifier, images: jax.Array) -> jax.Array:
     # In no pixel nearer to it than 0.5.
     unlike = jnp.where(image > 0.5, jnp.zeros_like(image), jnp.ones_like(image))
     pairs = jnp.stack([jnp.stack([unlike, image]), jnp.stack([image, image])])
-    logits = jax.vmap(classifier)(pairs)
+    logits = _logits_of_pairs(classifier, pairs)
     kind = logits.dtype if jnp.issubdtype(logits.dtype, jnp.floating) else images.dtype
     (other, beside), (alone, _) = logits.astype(images.dtype)
     return _differ(alone, beside, other, jnp.asarray(4 * float(jnp.finfo(kind).eps), images.dtype))
+
+
+def _logits_of_pairs(classifier: Classifier, pairs: jax.Array) -> jax.Array:
+    wanted = "the classifier must return logits [B, K] for images [B, H, W, C], whatever B"
+    try:
+        logits: jax.Array = jax.vmap(classifier)(pairs)
+    except Exception as error:  # whatever the model, or its framework, says; it took one image
+        raise ValueError(f"{wanted}, but does not take two: {error}") from error
+    if logits.ndim != 3 or logits.shape[1] != 2:
+        raise ValueError(f"{wanted}, got {logits.shape[1:]} for two")
+    return logits
 
 
 def _differ(alone: jax.Array, beside: jax.Array, other: jax.Array, step: jax.Array) -> jax.Array:

@@ -89,6 +89,18 @@ def test_batch_statistics(dtype):
         assert not ASK(from_nnx(model, fitting=False), IMAGES)
 
 
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda weights, images: linear(weights, images[:1]), r"whatever B, got \(1, 4\) for two"),
+        (lambda weights, images: linear(weights, images.reshape(1, 4, 4, 1)), "whatever B, but does not take two"),
+    ],
+)
+def test_a_classifier_of_single_images_is_refused(model, message):
+    with pytest.raises(ValueError, match=message):
+        perturb(fgs(0.1), from_function(model, WEIGHTS), IMAGES, LABELS)
+
+
 TRAINING = from_nnx(Normalised())
 EVALUATED = from_nnx(Normalised(), fitting=False)
 WARNING = "answers an image otherwise beside other images.*BatchNorm.*from_nnx"
