@@ -55,8 +55,8 @@ class Classifier:
         """Logits [B, K] of images [B, H, W, C], float32 in [0, 1]."""
         return self.apply(self.variables, images)
 
-    def draws(self, shape: tuple[int, ...]) -> bool:
-        """Whether the logits of images of `shape` [B, H, W, C] depend on a key: a random model, frozen at one draw.
+    def draws(self, images: jax.Array | jax.ShapeDtypeStruct) -> bool:
+        """Whether the logits of images [B, H, W, C] depend on a key: a random model, frozen at one draw.
 
         Found by tracing alone, and only where the variables hold keys (`jax.random.key`, as `nnx.Rngs` does).
         """
@@ -68,7 +68,7 @@ class Classifier:
         def logits(leaves: list[Any], images: jax.Array) -> jax.Array:
             return self.apply(jax.tree.unflatten(structure, leaves), images)
 
-        program = jax.make_jaxpr(logits)(leaves, jax.ShapeDtypeStruct(shape, jnp.float32)).jaxpr
+        program = jax.make_jaxpr(logits)(leaves, images).jaxpr
         _, used = dce_jaxpr(program, [True] * len(program.outvars))
         return any(is_key and is_used for is_key, is_used in zip(keys, used, strict=False))
 

@@ -273,7 +273,7 @@ def noisy_linen(key):
     ids=["nnx", "function", "linen", "old key", "rbg"],
 )
 def test_a_random_model_is_frozen_and_can_be_reseeded(classifier):
-    assert classifier.draws(IMAGES.shape)
+    assert classifier.draws(IMAGES)
     np.testing.assert_array_equal(classifier(IMAGES), classifier(IMAGES))
     drawn = [np.asarray(classifier.reseeded(jax.random.key(seed))(IMAGES)) for seed in (1, 1, 2)]
     np.testing.assert_array_equal(drawn[0], drawn[1])
@@ -290,4 +290,4 @@ def test_a_random_model_is_frozen_and_can_be_reseeded(classifier):
     ids=["streams unused", "dropout", "no keys"],
 )
 def test_a_model_that_holds_keys_but_uses_none_is_no_random_one(classifier):
-    assert not classifier.draws(IMAGES.shape)
+    assert not classifier.draws(IMAGES)

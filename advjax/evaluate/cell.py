@@ -36,7 +36,7 @@ class Cell:
       attack: "clean" for the images as they are.
       source: the model that the attack was made on; another one than `model` where it was transferred.
       run_correct: bool [R, N], whether the answer was right in each run.
-      correct: bool [N], whether it was in the run that hurt most.
+      correct: bool [N], in all of them.
       loss: cross-entropy [N]; for a random model its mean over the draws.
       prediction: int32 [N], the class answered; for a random model the most frequent one. None in reports written
         before it was kept (of version 1).

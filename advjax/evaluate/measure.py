@@ -50,7 +50,7 @@ OF_TARGETS = Answers._fields
 
 def judge_of(classifier: Classifier, shape: tuple[int, ...], draws: int) -> Judge:
     """The model as a judge of images of `shape` [H, W, C]; `draws` are for a model that draws random numbers."""
-    return Judge(classifier, draws if classifier.draws((1, *shape)) else 0)
+    return Judge(classifier, draws if classifier.draws(jax.ShapeDtypeStruct((1, *shape), jnp.float32)) else 0)
 
 
 def measure_clean(judge: Judge, batch: Batch, keys: jax.Array | None) -> dict[str, np.ndarray]:
