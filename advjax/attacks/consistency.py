@@ -12,9 +12,9 @@ _TOLERANCE = 0.01
 """Share of the logits' scale that rounding may change.
 
 The same image is compared within one program, in batches of one shape, so that nothing is rounded otherwise but by the
-order of a sum: on a CPU the logits of LeNet, Madry's, Shaham's, CapsNet, VGG, WRN-16-8, ResNet-110, ResNet-50 and GoogLeNet are the same
-to the bit, in float32 and bfloat16 (2026-11-25). 1 % leaves room for other backends; batch statistics, dropout and noise
-that matters change the logits by 10 % and more.
+order of a sum: on a CPU the logits of LeNet, Madry's and Shaham's networks, CapsNet, VGG, WRN-16-8, ResNet-110,
+ResNet-50 and GoogLeNet are the same to the bit, in float32 and bfloat16 (2026-11-25). 1 % leaves room for other
+backends; batch statistics, dropout and noise that matters change the logits by 10 % and more.
 """
 _MASKED = 1e3
 """Classes this far below the first are masked out, or have no say: they are not compared, and set no scale."""
