@@ -1,5 +1,6 @@
 """How commands end: one line and a code for what their users can mend, at any moment of a Ctrl-C."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -9,7 +10,9 @@ import pytest
 
 import advjax
 from advjax.command import Ended, ExplainedError, command
-from advjax.training import CheckpointError, NonFiniteLossError, Preempted
+from advjax.data import ExampleError
+from advjax.lock import FolderInUseError
+from advjax.training import CheckpointError, DataError, NonFiniteLossError, Preempted
 
 
 @pytest.mark.parametrize(
@@ -46,6 +49,36 @@ def test_a_stopped_training_keeps_its_code_and_a_mistake_its_traceback():
     assert ended.value.code == 0
     with pytest.raises(KeyError), command("work"):
         raise KeyError("a mistake of the program")
+
+
+@pytest.mark.parametrize("name", ["hard_positives", "localized_training", "robust_optimization"])
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (NonFiniteLossError("the loss of network 0 is nan"), 2, "error: the loss of network 0 is nan"),
+        (CheckpointError("all checkpoints in runs are damaged"), 2, "error: all checkpoints in runs are damaged"),
+        (DataError("4 of 4 images leave [0, 1]"), 2, "error: 4 of 4 images leave [0, 1]"),
+        (ExampleError("example 3 of cifar10 could not be read"), 2, "error: example 3 of cifar10 could not be read"),
+        (FolderInUseError("the folder x is in use"), 2, "error: the folder x is in use"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "interrupted: the finished stages are in x, and the same command goes on from there",
+        ),
+        (Preempted("stopped by SIGTERM at step 4 of 8"), 0, ""),
+    ],
+)
+def test_an_experiment_ends_in_one_line_too(name, error, code, line, monkeypatch, capsys):
+    def run(*_):
+        raise error
+
+    module = importlib.import_module(f"experiments.{name}.__main__")
+    monkeypatch.setattr(module, "run", run)
+    with pytest.raises(SystemExit) as ended:
+        module.main(["--preset", "quick", "--out", "x"])
+    assert ended.value.code == code
+    # A Preempted was told of by who raised it.
+    assert capsys.readouterr().err == (f"python -m experiments.{name}: {line}\n" if line else "")
 
 
 def start(*arguments, **options):

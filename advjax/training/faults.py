@@ -95,10 +95,10 @@ def _count(flags: jax.Array) -> jax.Array:
 
 
 def told(faults: Faults, examples: Any) -> str:
-    """What is wrong with a batch of so many images, and what to do; "" for a batch without faults.
+    """What is wrong with a batch of so many images, or with several, and what to do; "" where there are no faults.
 
     >>> told(Faults(unknown_label=2.0), 16)
     '2 of 16 labels are no class of the network'
     """
-    found = [(int(np.asarray(count)), text) for count, text in zip(faults, _TEXTS, strict=True)]
-    return "; ".join(f"{count} of {int(examples)} {text}" for count, text in found if count)
+    found = [(int(np.sum(count)), text) for count, text in zip(faults, _TEXTS, strict=True)]
+    return "; ".join(f"{count} of {int(np.sum(examples))} {text}" for count, text in found if count)

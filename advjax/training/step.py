@@ -43,7 +43,7 @@ class Metrics(NamedTuple):
     faults: Faults = Faults()
 
     def check(self) -> None:
-        """Reads the faults on the host.
+        """Reads the faults on the host, of one step or of several, stacked or added up.
 
         Raises:
             DataError: there are some; the message says what is wrong with how many images, and what to do.

@@ -90,6 +90,15 @@ def test_devices_add_up_their_counts():
     assert [np.asarray(part).tolist() for part in metrics.faults] == [[1.0] * 8, [2.0] * 8, [1.0] * 8, [1.0] * 8]
 
 
+def test_steps_side_by_side_are_checked_together():
+    batch = Batch(jnp.asarray(broken(GREYS)), jnp.asarray(LABELS))
+    _, metrics = jax.jit(jax.vmap(train_step(OPTIMIZER), (0, None, 0)))(
+        stack([STATE] * 2), batch, jax.random.split(jax.random.key(0), 2)
+    )
+    with pytest.raises(DataError, match=r"2 of 32 images hold NaN.*; 4 of 32 images leave"):
+        metrics.check()
+
+
 def test_a_step_that_is_not_compiled_raises():
     batch = Batch(jnp.asarray((GREYS - 0.13) / 0.31), jnp.asarray(LABELS))
     with pytest.raises(DataError, match=r"16 of 16 images leave \[0, 1\].*computes inside itself"):
