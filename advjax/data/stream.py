@@ -139,9 +139,9 @@ class Stream:
         Meanwhile and afterwards the next `prefetch` batches are read in the background.
 
         Raises:
-            ExampleError: an example could not be read or transformed; it is named. The position is as before.
+            ExampleError: an example could not be read or transformed (it is named), or a worker died. The position is
+                as before.
             TypeError, ValueError: an example holds no image and label as above, or a float image that is not in [0, 1].
-            RuntimeError: a worker died.
         """
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
@@ -155,6 +155,12 @@ class Stream:
             self.close()
             if notes := getattr(error, "__notes__", None):
                 error.__notes__ = [note for note in notes if "Grain has removed" not in note]
+            if isinstance(error, RuntimeError) and "orker process was terminated" in str(error):
+                name = _name(self._read.source)
+                raise ExampleError(
+                    f"a process that reads examples of {name} died, for want of memory perhaps (fewer workers and a "
+                    f"smaller prefetch need less): {error}"
+                ) from error
             raise
         self._step += steps
         return images, labels
