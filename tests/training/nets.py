@@ -1,12 +1,13 @@
 """The small network, optimizer and images of the training tests, for their processes too."""
 
+import jax
 import numpy as np
 import optax
 from flax import nnx
 
-from advjax.training import Resident
+from advjax.training import Resident, ensemble
 
-__all__ = ["OPTIMIZER", "Small", "toy_set"]
+__all__ = ["OPTIMIZER", "Small", "equal", "states", "toy_set"]
 
 OPTIMIZER = optax.sgd(0.05, momentum=0.9)
 
@@ -28,3 +29,13 @@ def toy_set():
     label = rng.integers(0, 3, 60)
     image = rng.integers(0, 100, (60, 6, 6, 1)) + 60 * label[:, None, None, None]
     return Resident(image.astype(np.uint8), label.astype(np.int32))
+
+
+def states(seeds):
+    """Stacked small networks."""
+    return ensemble(Small, OPTIMIZER, seeds)
+
+
+def equal(one, other):
+    """Asserts that two trees hold the same bits."""
+    jax.tree.map(np.testing.assert_array_equal, one, other)
