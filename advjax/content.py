@@ -36,6 +36,10 @@ class Content:
     def __hash__(self) -> int:
         return self._hash
 
+    def __reduce__(self) -> tuple[type["Content"], tuple[Any]]:
+        # Read again where it is unpickled: hashes of strings are others in every process.
+        return Content, (self.held,)
+
     def __repr__(self) -> str:
         # Not that of `held`, in which arrays are abbreviated: fingerprints of an evaluation are taken of it.
         return f"Content({self._identity!r})"

@@ -1,6 +1,10 @@
 """Classifiers from NNX, Linen and functions: evaluation mode, and new weights without a new trace."""
 
 import dataclasses
+import os
+import pickle
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -228,6 +232,21 @@ def test_parts_without_a_hash_are_compared_by_value(same, other):
     np.testing.assert_array_equal(first, second)
     logits(other(), IMAGES)
     assert len(traces) == 2
+
+
+def test_a_classifier_is_pickled_to_another_process():
+    """There strings have other hashes; the program of one made there serves the one that came."""
+    program = (
+        "import pickle, sys, jax\n"
+        "from flax import nnx\n"
+        "from advjax import from_nnx\n"
+        "from tests.models_for_tests import NnxNet\n"
+        "came, made = pickle.load(sys.stdin.buffer), from_nnx(NnxNet(nnx.Rngs(0)))\n"
+        "assert {jax.tree.structure(made): 1}[jax.tree.structure(came)]\n"
+    )
+    pickled = pickle.dumps(from_nnx(NnxNet(nnx.Rngs(0))))
+    environment = os.environ | {"PYTHONHASHSEED": "1"}
+    subprocess.run([sys.executable, "-c", program], input=pickled, env=environment, check=True)
 
 
 class Noisy(nnx.Module):

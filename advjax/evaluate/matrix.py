@@ -104,29 +104,29 @@ def evaluate(
     runs = sum(restarts if is_random(attack) else 1 for attack in attacks.values())
     with progress_bar(progress, len(batches.labels) * len(models) * (1 + runs)) as advance:
         stream = Stream(batches, key, chunks, pass_scores, advance)
-        cells, faults = _cells(stream, judges, attacks, restarts, transfer)
-    report = Report(tuple(cells))
+        report = Report(tuple(_cells(stream, judges, attacks, restarts, transfer)))
     if folder is not None:
         write_text(pathlib.Path(folder) / "report.json", report.to_json())
-    answers = f"answers are those of most of {draws} fresh draws"
-    warn_of_models({f"models[{name!r}]": bits for name, bits in faults.items()}, answers, stacklevel=2)
     return report
 
 
 def _cells(
     stream: Stream, judges: Mapping[str, Judge], attacks: Mapping[str, Any], restarts: int, transfer: bool
-) -> tuple[list[Cell], dict[str, Fault]]:
-    """The cells, models in order, for each the clean one first, then attack by attack and source by source; and the
-    faults of the models."""
+) -> list[Cell]:
+    """The cells: models in order, for each the clean one first, then attack by attack and source by source."""
     clean = {name: stream.clean(f"m{i}-clean", judge) for i, (name, judge) in enumerate(judges.items())}
     found: dict[tuple[str, str, str], Cell] = {}
-    faults = dict.fromkeys(judges, Fault.NONE)
     for i, (source, judge) in enumerate(judges.items()):
         targets = judges if transfer else {source: judge}
+        known = Fault.NONE
         for j, (name, attack) in enumerate(attacks.items()):
             with naming(f"attacks[{name!r}] on models[{source!r}]"):
                 runs = stream.attack(f"m{i}-a{j}", attack, judge.classifier, list(targets.values()), restarts)
-            faults[source] |= model_bits(runs[0]["faults"])
+            # At once: the rest may take hours.
+            faults = model_bits(runs[0]["faults"])
+            answers = f"answers are those of most of {judge.draws} fresh draws"
+            warn_of_models({f"models[{source!r}]": faults & ~known}, answers, stacklevel=3)
+            known |= faults
             for target, arrays in zip(targets, runs, strict=True):
                 is_random = judges[target].draws > 0
                 cell = merge_runs(target, name, source, arrays, clean[target]["correct"], is_random)
@@ -135,7 +135,7 @@ def _cells(
     for target, judge in judges.items():
         cells.append(clean_cell(target, clean[target], judge.draws > 0))
         cells += [found[target, name, source] for name in attacks for source in (judges if transfer else [target])]
-    return cells, faults
+    return cells
 
 
 def _configuration(
