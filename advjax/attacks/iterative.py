@@ -48,7 +48,8 @@ def pgd(
       random_start: begin at a uniform point of the ball, rather than at the clean image.
       restarts: runs from different starts, of which the one of largest margin is kept.
       pixels: for l1, how many entries share each step.
-      objective: what to climb, by default the cross-entropy; see `advjax.attacks.objectives`.
+      objective: what to climb, by default the cross-entropy; see `advjax.attacks.objectives`.  Any wrong class counts
+        as success whatever is climbed; `targeted` turns both towards a class.
       mask, levels: as for `fgs`.
 
     Example:

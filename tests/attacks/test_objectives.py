@@ -54,12 +54,12 @@ def test_hot_cold_gradient_is_the_jacobian_transposed_times_omega(rank):
     np.testing.assert_allclose(gradient, expected, rtol=2e-5, atol=1e-5)
 
 
+RATIOS = [TargetedDLR(1), TargetedDLR(5)]
+HOT_COLD = [HotCold(1), HotCold(5), HotCold(None, 5)]
+
+
 @pytest.mark.parametrize("label", [2, 5])
-@pytest.mark.parametrize(
-    "part",
-    [CrossEntropy(), Margin(), Margin(1), Margin(5), Targeted(1), Targeted(5), TargetedDLR(1), TargetedDLR(5)]
-    + [HotCold(1), HotCold(5), HotCold(None, 5)],
-)  # fmt: skip
+@pytest.mark.parametrize("part", [CrossEntropy(), Margin(), Margin(5), Targeted(1), Targeted(5), *RATIOS, *HOT_COLD])
 def test_a_masked_class_leaves_every_gradient_finite(part, label):
     for mask in (-1e9, -np.inf):
         logits = jnp.asarray(np.append(LOGITS, np.float32(mask)))
