@@ -6,22 +6,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from advjax.scores.ecc_pixels import validity
 from advjax.scores.warp import Frame, Interpolation, Motion, motion_matrix, pixel_grid, project, sample
 
-__all__ = ["Level", "Settings", "gram_matrix", "optimality", "prepare", "read", "solve"]
+__all__ = ["Level", "Settings", "gram_matrix", "optimality", "read", "solve"]
 
 _RIDGE = 1e-6
 """Tikhonov term of the normal equations, relative to their mean eigenvalue."""
-_LEAST_OVERLAP = 0.5
-"""A warp that shows less of the template is no better alignment, however well the rest correlates."""
 _SLACK = 0.01
 """How far the correlation may fall below the best before the step is halved: noise makes small hills."""
 _TIE = 1e-4
 """A warp that the iteration settled at is preferred to one seen before, unless that correlates so much better."""
 _LEAST_VARIANCE = 1e-12
 """Below it (the rounding of a constant image) there is no contrast to align."""
-_INSET, _INSET_FROM_SIDE = 2, 64
-"""Border pixels left out: blur and derivative made them of mirrored ones. A small image cannot spare them."""
 _PIXELS_AT_ONCE = 32 * 28 * 28
 """Pixels under iteration at a time on CPU: what its caches hold."""
 _PIXELS_AT_ONCE_ON_ACCELERATOR = 4096 * 28 * 28
@@ -39,8 +36,9 @@ class Settings(NamedTuple):
 class Level(NamedTuple):
     """N pairs at one resolution, P pixels each, read in place by the slots."""
 
-    values: jax.Array  # [N * P, 3]: centred image, its X and Y derivatives
-    template: jax.Array  # [N, P], centred
+    values: jax.Array  # [N * P, 4 or 5], of `Pixels`
+    template: jax.Array  # [N, P, 2 or 3]
+    least_overlap: jax.Array  # [N]
     start: jax.Array  # [N, k], parameters found so far
 
 
@@ -49,32 +47,12 @@ class _Slot(NamedTuple):
 
     pair: jax.Array  # which one; N once there is none left
     parameters: jax.Array  # [k], the warp that `warped` shows
-    warped: jax.Array  # [P, 3], the level's values seen through it
+    warped: jax.Array  # [P, 4 or 5], the level's values seen through it
     correlation: jax.Array  # of the warp before
     first_correlation: jax.Array
     best_parameters: jax.Array
     best_correlation: jax.Array
     iterations: jax.Array
-
-
-def prepare(settings: Settings, frame: Frame, image: jax.Array, template: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Image with its derivatives [P, 3] and template [P], blurred and centred, from grey [H, W]."""
-    if settings.blur:
-        image, template = _blurred(image), _blurred(template)
-    image, template = image - image.mean(), template - template.mean()
-    mirrored = jnp.pad(image, 1, mode="reflect")
-    d_x = (mirrored[1:-1, 2:] - mirrored[1:-1, :-2]) * (frame.scale / 2)
-    d_y = (mirrored[2:, 1:-1] - mirrored[:-2, 1:-1]) * (frame.scale / 2)
-    return jnp.stack([image, d_x, d_y], -1).reshape(-1, 3), template.ravel()
-
-
-def _blurred(image: jax.Array) -> jax.Array:
-    """OpenCV's 5 x 5 Gaussian, [1, 4, 6, 4, 1] / 16 each way, mirrored about the border pixel."""
-    for axis, side in enumerate(image.shape):
-        mirrored = jnp.pad(image, [(2, 2) if a == axis else (0, 0) for a in range(2)], mode="reflect")
-        tap = [jax.lax.slice_in_dim(mirrored, k, k + side, axis=axis) for k in range(5)]
-        image = (tap[0] + tap[4]) / 16 + (tap[1] + tap[3]) / 4 + tap[2] * 0.375
-    return image
 
 
 def _points(settings: Settings, frame: Frame, parameters: jax.Array) -> tuple[jax.Array, ...]:
@@ -89,7 +67,7 @@ def _points(settings: Settings, frame: Frame, parameters: jax.Array) -> tuple[ja
 def read(
     settings: Settings, frame: Frame, parameters: jax.Array, values: jax.Array, first: jax.Array | int
 ) -> jax.Array:
-    """The image that starts at row `first` of `values`, and its derivatives, seen through the warp: [P, 3]."""
+    """The image that starts at row `first` of `values`, with what belongs to it, seen through the warp: [P, 4 or 5]."""
     *_, column, row = _points(settings, frame, parameters)
     return sample(values, frame.height, frame.width, column, row, first, settings.interpolation)
 
@@ -99,12 +77,12 @@ def gram_matrix(
 ) -> jax.Array:
     """Inner products over the valid pixels of (J_1 .. J_k, image, template, 1): [k + 3, k + 3]."""
     x, y, x_new, y_new, inverse, column, row = _points(settings, frame, parameters)
-    inset = _INSET if min(frame.height, frame.width) >= _INSET_FROM_SIDE else 0
-    valid = jnp.sqrt(_validity(column, frame.width, inset) * _validity(row, frame.height, inset))
+    weight = validity(frame, settings.blur, column, row, warped, template)
+    valid = jnp.sqrt(jnp.maximum(weight, 1e-12))  # The floor keeps the root's slope finite.
     d_x, d_y = warped[:, 1] * (inverse * valid), warped[:, 2] * (inverse * valid)
     d_w = -(x_new * d_x + y_new * d_y)
     jacobian = [d_x * x, d_y * x, d_w * x, d_x * y, d_y * y, d_w * y, d_x, d_y]
-    rows = jnp.stack([*jacobian, warped[:, 0] * valid, template * valid, valid])
+    rows = jnp.stack([*jacobian, warped[:, 0] * valid, template[:, 0] * valid, valid])
     gram = jnp.matmul(rows, rows.T, precision=jax.lax.Precision.HIGHEST)
     if settings.motion == "homography":
         return gram
@@ -112,11 +90,6 @@ def gram_matrix(
     entries = jax.jacfwd(lambda p: motion_matrix(p, settings.motion).T.reshape(-1)[:8])(parameters)
     chain = jax.scipy.linalg.block_diag(entries, jnp.eye(3, dtype=entries.dtype))
     return chain.T @ gram @ chain
-
-
-def _validity(position: jax.Array, side: int, inset: int) -> jax.Array:
-    """1 well inside the image, falling to 0 over one pixel. The floor keeps the root's slope finite."""
-    return jnp.clip(1 - inset + jnp.minimum(position, side - 1 - position), 1e-12, 1)
 
 
 def _centred(gram: jax.Array) -> tuple[jax.Array, ...]:
@@ -214,7 +187,7 @@ def _entry(level: Level, from_identity: bool, index: jax.Array) -> _Slot:
 
 
 def _look(settings: Settings, frame: Frame, level: Level, slot: _Slot) -> jax.Array:
-    pairs, pixels = level.template.shape
+    pairs, pixels, _ = level.template.shape
     first = jnp.minimum(slot.pair, pairs - 1) * pixels
     return read(settings, frame, slot.parameters, level.values, first)
 
@@ -232,13 +205,14 @@ def _advance(
     template = level.template.at[slot.pair].get(mode="clip")
     gram = gram_matrix(settings, frame, slot.parameters, slot.warped, template)
     correlation = _correlation(gram)
-    shown = gram[-1, -1] >= _LEAST_OVERLAP * template.size
+    shown = gram[-1, -1] >= level.least_overlap.at[slot.pair].get(mode="clip")
     first = slot.iterations == 0
     better = (correlation > slot.best_correlation) & (shown | first)
     acceptable = better | (shown & (correlation > slot.best_correlation - _SLACK))
     halfway = (slot.parameters + slot.best_parameters) / 2
     proposal = jnp.where(acceptable, slot.parameters + _step(gram), halfway)
-    settled = jnp.abs(correlation - slot.correlation) <= tolerance
+    # Two warps that show nothing correlate alike, but that is no rest.
+    settled = acceptable & (jnp.abs(correlation - slot.correlation) <= tolerance)
     if from_identity:
         proposal = jnp.where(first, level.start.at[slot.pair].get(mode="clip"), proposal)
         settled &= slot.iterations != 1

@@ -1,27 +1,50 @@
-"""Distances between an image and its perturbed version, image by image."""
+"""Distances between an image and its perturbed version, image by image.
+
+Of floats, or of pixels as a file holds them, uint8 or uint16: then in grey levels, and the differences are exact,
+where those of k / 255 are rounded. Half precision is computed, and returned, in float32.
+"""
 
 import jax
 import jax.numpy as jnp
 
-__all__ = ["check_pair", "l0", "l1", "l2", "l2_per_pixel", "linf"]
+__all__ = ["check_pair", "l0", "l1", "l2", "l2_per_pixel", "linf", "widened"]
 
 
 def check_pair(first: jax.Array, second: jax.Array, first_name: str, second_name: str) -> None:
     """Raises unless both are float images [..., H, W, C] of one shape, H, W and C not 0."""
+    _check_shapes(first, second, first_name, second_name)
+    for name, image in ((first_name, first), (second_name, second)):
+        if not jnp.issubdtype(jnp.result_type(image), jnp.floating):
+            raise TypeError(f"{name}: expected floats in [0, 1], got {jnp.result_type(image)}")
+
+
+def _check_shapes(first: jax.Array, second: jax.Array, first_name: str, second_name: str) -> None:
     for name, image in ((first_name, first), (second_name, second)):
         if jnp.ndim(image) < 3 or 0 in jnp.shape(image)[-3:]:
             raise ValueError(f"{name}: expected shape [..., H, W, C], got {jnp.shape(image)}")
-        if not jnp.issubdtype(jnp.result_type(image), jnp.floating):
-            raise TypeError(f"{name}: expected floats in [0, 1], got {jnp.result_type(image)}")
     if jnp.shape(first) != jnp.shape(second):
         raise ValueError(
             f"{first_name}: expected the shape of {second_name}, {jnp.shape(second)}, got {jnp.shape(first)}"
         )
 
 
+def widened(image: jax.Array) -> jax.Array:
+    """The image in float32 if it is of lower precision, which cannot hold squares and means of pixels."""
+    image = jnp.asarray(image)
+    return image.astype(jnp.float32) if jnp.finfo(image.dtype).bits < 32 else image
+
+
 def _difference(perturbed: jax.Array, original: jax.Array) -> jax.Array:
-    check_pair(perturbed, original, "perturbed", "original")
-    return jnp.asarray(perturbed) - jnp.asarray(original)
+    _check_shapes(perturbed, original, "perturbed", "original")
+    kinds = tuple(jnp.result_type(image) for image in (perturbed, original))
+    if kinds[0] == kinds[1] and kinds[0] in (jnp.uint8, jnp.uint16):
+        levels = [jnp.asarray(image).astype(jnp.int32) for image in (perturbed, original)]
+        return (levels[0] - levels[1]).astype(jnp.float32)
+    if not all(jnp.issubdtype(kind, jnp.floating) for kind in kinds):
+        raise TypeError(
+            f"perturbed, original: expected both floats, both uint8 or both uint16, got {kinds[0]} and {kinds[1]}"
+        )
+    return widened(perturbed) - widened(original)
 
 
 def l0(perturbed: jax.Array, original: jax.Array) -> jax.Array:
@@ -30,14 +53,14 @@ def l0(perturbed: jax.Array, original: jax.Array) -> jax.Array:
     A colour pixel counts once however many of its channels moved, as in one-pixel attacks.
 
     Args:
-      perturbed: x~, floats [..., H, W, C].
-      original: x, of the same shape.
+      perturbed: x~, floats, uint8 or uint16 [..., H, W, C].
+      original: x, of the same shape and kind.
 
     Returns:
       int32 [...], between 0 and H * W.
 
     Raises:
-      ValueError, TypeError: fewer than three axes, unequal shapes, or not floats.
+      ValueError, TypeError: fewer than three axes, unequal shapes, or other or unlike kinds of numbers.
 
     >>> import jax.numpy as jnp
     >>> x = jnp.zeros((4, 4, 3))
@@ -71,8 +94,7 @@ def l2(perturbed: jax.Array, original: jax.Array) -> jax.Array:
 def l2_per_pixel(perturbed: jax.Array, original: jax.Array) -> jax.Array:
     """Root mean square difference, sqrt(mean((x~ - x)^2)) over H, W and C: [..., H, W, C] -> [...].
 
-    The "L2 norm per pixel" of Rozsa et al. (Szegedy's distortion), in image units: times 255 it is in
-    grey levels.
+    The "L2 norm per pixel" of Rozsa et al. (Szegedy's distortion), in image units: grey levels for uint8.
 
     >>> import jax.numpy as jnp
     >>> float(l2_per_pixel(jnp.full((2, 2, 1), 0.5), jnp.zeros((2, 2, 1))))
@@ -87,5 +109,8 @@ def linf(perturbed: jax.Array, original: jax.Array) -> jax.Array:
     >>> import jax.numpy as jnp
     >>> float(linf(jnp.full((2, 2, 1), 0.5), jnp.zeros((2, 2, 1))))
     0.5
+    >>> pixels = jnp.full((2, 2, 1), 200, jnp.uint8)
+    >>> float(linf(pixels, pixels + jnp.uint8(3)))
+    3.0
     """
     return jnp.abs(_difference(perturbed, original)).max(axis=(-3, -2, -1))

@@ -5,7 +5,7 @@ import dataclasses
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from functools import partial, reduce
 from typing import Any, Literal
 
 import jax
@@ -14,15 +14,17 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from advjax.scores.ecc import Alignment, align, check_settings
+from advjax.scores.ecc import Alignment, align, check_overlap, check_settings
 from advjax.scores.ecc_iteration import Settings
+from advjax.scores.masks import Masks, batched
 from advjax.scores.norms import check_pair
-from advjax.scores.ssim import check_window, ssim
+from advjax.scores.ssim import check_window, check_window_masks, ssim
 from advjax.scores.warp import Interpolation, Motion
 
 __all__ = ["PassScore", "pass_score", "pass_scores"]
 
 Padding = Literal["valid", "same"]
+Block = tuple[np.ndarray, np.ndarray] | tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]
 
 
 @jax.tree_util.register_dataclass
@@ -54,6 +56,8 @@ def pass_score(
     tolerance: float = 1e-6,
     levels: int = 1,
     interpolation: Interpolation = "gather",
+    image_mask: jax.Array | None = None,
+    template_mask: jax.Array | None = None,
 ) -> PassScore:
     """PASS(x~, x) = SSIM(psi(x~, x), x), psi the warp of x~ onto x of greatest ECC (eqs. 1-4).
 
@@ -94,7 +98,11 @@ def pass_score(
     settings = Settings(motion, levels, True, interpolation)
     check_settings(settings, np.shape(perturbed))
     check_window(np.shape(perturbed), padding)
-    return _jitted_score(perturbed, original, iterations, tolerance, settings, padding, _batch_sharding(perturbed))
+    masks = (image_mask, template_mask)
+    check_overlap(masks, np.shape(perturbed))
+    check_window_masks("image_mask, template_mask", padding, *masks)
+    sharding = _batch_sharding(perturbed)
+    return _jitted_score(perturbed, original, masks, iterations, tolerance, settings, padding, sharding)
 
 
 def _score(
@@ -102,13 +110,16 @@ def _score(
     padding: Padding,
     perturbed: jax.Array,
     original: jax.Array,
+    masks: Masks,
     iterations: ArrayLike,
     tolerance: ArrayLike,
 ) -> PassScore:
-    alignment = align(perturbed, original, iterations, tolerance, settings)
+    alignment = align(perturbed, original, masks, iterations, tolerance, settings)
+    given = [mask for mask in masks if mask is not None]
+    unaligned = reduce(jnp.logical_and, given) if given else None
     return PassScore(
-        ssim(alignment.image, original, padding=padding),
-        ssim(perturbed, original, padding=padding),
+        ssim(alignment.image, original, padding=padding, mask=alignment.mask),
+        ssim(perturbed, original, padding=padding, mask=unaligned),
         alignment,
         padding,
     )
@@ -118,6 +129,7 @@ def _score(
 def _jitted_score(
     perturbed: jax.Array,
     original: jax.Array,
+    masks: Masks,
     iterations: ArrayLike,
     tolerance: ArrayLike,
     settings: Settings,
@@ -125,17 +137,18 @@ def _jitted_score(
     sharding: NamedSharding | None,
 ) -> PassScore:
     score = partial(_score, settings, padding)
+    masks = (batched(masks[0], perturbed.shape), batched(masks[1], perturbed.shape))
     if sharding is not None:
         # Each device runs its own queue. Left to the partitioner, every one would gather the whole batch.
         batch, limit = sharding.spec, PartitionSpec()
         score = jax.shard_map(
             score,
             mesh=sharding.mesh,
-            in_specs=(batch, batch, limit, limit),
+            in_specs=(batch, batch, PartitionSpec(*batch[: perturbed.ndim - 3]), limit, limit),
             out_specs=PartitionSpec(*batch[: perturbed.ndim - 3]),
             check_vma=False,
         )
-    return score(perturbed, original, iterations, tolerance)
+    return score(perturbed, original, masks, iterations, tolerance)
 
 
 def _batch_sharding(images: jax.Array) -> NamedSharding | None:
@@ -149,9 +162,7 @@ def _batch_sharding(images: jax.Array) -> NamedSharding | None:
     return sharding if max(split) < images.ndim - 3 else None
 
 
-def pass_scores(
-    blocks: Iterable[tuple[np.ndarray, np.ndarray]], *, workers: int | None = None, **options: Any
-) -> Iterator[PassScore]:
+def pass_scores(blocks: Iterable[Block], *, workers: int | None = None, **options: Any) -> Iterator[PassScore]:
     """PASS of a stream of blocks of pairs, in constant memory, as NumPy arrays in the order of the blocks.
 
     At most `workers` + 1 blocks are alive at a time, whatever the length of the stream. On CPU each worker
@@ -159,9 +170,10 @@ def pass_scores(
     than the first (the last one) are filled up, scored and cut again: nothing is compiled twice.
 
     Args:
-      blocks: (perturbed, original) of [B, H, W, C] each; around 1,000 pairs of 28 x 28 serve well.
+      blocks: (perturbed, original) of [B, H, W, C] each; around 1,000 pairs of 28 x 28 serve well. Or (perturbed,
+        original, image_mask, template_mask) where pairs have masks of their own, bool [B, H, W] or None.
       workers: threads; by default one for each core on CPU, 2 elsewhere (one copies while one computes).
-      **options: of `pass_score`.
+      **options: of `pass_score`; masks among them are of [H, W], for all pairs.
 
     Yields:
       A `PassScore` with leading axis [B] for each block.
@@ -180,21 +192,33 @@ def pass_scores(
     size: int | None = None
     pending: collections.deque[Future[PassScore]] = collections.deque()
     with ThreadPoolExecutor(workers) as pool:
-        for perturbed, original in blocks:
-            size = len(perturbed) if size is None else size
-            if len(perturbed) > size:
-                raise ValueError(f"blocks: expected at most {size} pairs as in the first, got {len(perturbed)}")
-            pending.append(pool.submit(_score_block, size, perturbed, original, options))
+        for block in blocks:
+            count = len(block[0])
+            size = count if size is None else size
+            if count > size:
+                raise ValueError(f"blocks: expected at most {size} pairs as in the first, got {count}")
+            pending.append(pool.submit(_score_block, size, options, *block))
             if len(pending) > workers:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
 
 
-def _score_block(size: int, perturbed: np.ndarray, original: np.ndarray, options: dict[str, Any]) -> PassScore:
+def _score_block(
+    size: int,
+    options: dict[str, Any],
+    perturbed: np.ndarray,
+    original: np.ndarray,
+    image_mask: np.ndarray | None = None,
+    template_mask: np.ndarray | None = None,
+) -> PassScore:
+    given = {"image_mask": image_mask, "template_mask": template_mask}
+    masks = {name: mask for name, mask in given.items() if mask is not None}
     count = len(perturbed)
-    if count < size and len(original) == count:
+    lengths = {len(array) for array in (original, *masks.values())}
+    if count < size and lengths == {count}:
         rows = np.minimum(np.arange(size), count - 1)
         perturbed, original = perturbed[rows], original[rows]
-    result = jax.device_get(pass_score(jnp.asarray(perturbed), jnp.asarray(original), **options))
+        masks = {name: mask[rows] for name, mask in masks.items()}
+    result = jax.device_get(pass_score(jnp.asarray(perturbed), jnp.asarray(original), **{**options, **masks}))
     return jax.tree.map(lambda leaf: leaf[:count], result)

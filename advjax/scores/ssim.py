@@ -1,25 +1,32 @@
-"""Structural similarity by dm-pix, with the border handled in either of the two ways in use."""
+"""Structural similarity, with the border handled in either of the two ways in use."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Literal
 
-import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax.scores.norms import check_pair
+from advjax.scores.masks import Mask, check_mask, eroded, known_overlap, stacked
+from advjax.scores.norms import check_pair, widened
 
-__all__ = ["WINDOW", "check_window", "ssim"]
+__all__ = ["WINDOW", "check_window", "check_window_masks", "ssim"]
 
 WINDOW = 11
 """Side of the Gaussian window, sigma 1.5 (Wang et al.)."""
 
 _SIGMA = 1.5
+_C1, _C2 = 0.01**2, 0.03**2
 
 
-def ssim(perturbed: jax.Array, original: jax.Array, *, padding: Literal["valid", "same"] = "valid") -> jax.Array:
+def ssim(
+    perturbed: jax.Array,
+    original: jax.Array,
+    *,
+    padding: Literal["valid", "same"] = "valid",
+    mask: jax.Array | None = None,
+) -> jax.Array:
     """Mean structural similarity of two images in [0, 1].
 
     With an 11 x 11 Gaussian window of sigma 1.5 giving local means, variances and covariance,
@@ -27,29 +34,32 @@ def ssim(perturbed: jax.Array, original: jax.Array, *, padding: Literal["valid",
         SSIM = mean over windows of (2 mu_x mu_y + C1)(2 sigma_xy + C2)
                                     / ((mu_x^2 + mu_y^2 + C1)(sigma_x^2 + sigma_y^2 + C2)),
 
-    C1 = 0.01^2, C2 = 0.03^2 (eqs. 2-3 of Rozsa et al. with alpha = beta = gamma = 1, C3 = C2 / 2). The
-    formula is `dm_pix.ssim`'s; only its Gaussian filter is replaced, by two products with a banded matrix:
-    equal to 1e-6, several times faster on CPU, and dense work on an accelerator.
+    C1 = 0.01^2, C2 = 0.03^2 (eqs. 2-3 of Rozsa et al. with alpha = beta = gamma = 1, C3 = C2 / 2). Equal to
+    `dm_pix.ssim` and to scikit-image within 1e-6 where float32 serves them; here each image's mean is taken off
+    before anything is squared, so that it serves bright flat images too. The Gaussian filter is a product with a
+    banded matrix from either side: several times faster on CPU than convolutions, dense work on an accelerator.
 
     `padding` says over which windows the mean goes. Wang's program, scikit-image and dm-pix take windows
     that lie fully inside ("valid", the default); eq. 3 read literally takes one window per pixel, which
     needs values beyond the border ("same": mirrored about the edge, as SciPy and scikit-image filter). An
     attack whose noise lies in a flat border scores far lower under "same": always name the one used.
 
-    The gradient is finite everywhere; dm-pix takes that of the covariance as 0 where the covariance is
-    exactly 0, that is in windows that are flat in either image.
+    The gradient is finite everywhere.
 
     Args:
       perturbed: floats [..., H, W, C] in [0, 1].
       original: of the same shape. The score is symmetric.
       padding: "valid" or "same".
+      mask: bool [H, W] or [..., H, W], True on the picture: only windows that lie wholly inside count. What is False
+        may hold anything, NaN too.
 
     Returns:
-      [...], at most 1; the mean over windows and channels.
+      float32 or float64 [...], at most 1; the mean over windows and channels. NaN where the mask leaves no window,
+      which is an error if it can be seen at the call.
 
     Raises:
-      ValueError: bad shapes, an unknown padding, or a side shorter than the 11-pixel window.
-      TypeError: images that are not floats.
+      ValueError: bad shapes, an unknown padding, a side shorter than the 11-pixel window, or a mask without a window.
+      TypeError: images that are not floats, a mask that is not bool.
 
     Source: Wang, Bovik, Sheikh, Simoncelli, "Image quality assessment: from error visibility to structural
     similarity", 2004; Rozsa, Rudd, Boult, "Adversarial Diversity and Hard Positive Generation", eqs. 2-3.
@@ -61,11 +71,67 @@ def ssim(perturbed: jax.Array, original: jax.Array, *, padding: Literal["valid",
     """
     check_pair(perturbed, original, "perturbed", "original")
     check_window(jnp.shape(perturbed), padding)
+    check_mask("mask", mask, jnp.shape(perturbed))
+    check_window_masks("mask", padding, mask)
     *batch, height, width, channels = perturbed.shape
-    pair = [jnp.reshape(image, (-1, height, width, channels)) for image in (perturbed, original)]
-    filtered = _gaussian_filter(height, width, padding, perturbed.dtype)
-    scores = jax.vmap(lambda x, y: dm_pix.ssim(x, y, filter_fn=filtered))(*pair)
-    return scores.reshape(batch)
+    pair = [widened(image).reshape(-1, height, width, channels) for image in (perturbed, original)]
+    similarity = partial(_similarity, _gaussian_filter(height, width, padding, pair[0].dtype))
+    masks = stacked(mask, perturbed.shape)
+    if masks is None:
+        scores = jax.vmap(similarity)(*pair).mean((1, 2, 3))
+    else:
+        scores = jax.vmap(partial(_masked_mean, similarity, padding))(pair, masks)
+    return jnp.minimum(scores, 1).reshape(batch)  # 1 is exceeded by rounding alone.
+
+
+def _similarity(filtered: Callable[[jax.Array], jax.Array], x: jax.Array, y: jax.Array) -> jax.Array:
+    """SSIM of every window, [H', W', C] from [H, W, C]."""
+    # Moments about the images' means: a small variance about 0 is the difference of two squares that hide it.
+    mean_x, mean_y = (image.mean((0, 1), keepdims=True) for image in (x, y))
+    x, y = x - mean_x, y - mean_y
+    x_at, y_at = filtered(x), filtered(y)
+    spread = filtered(x * x) - x_at * x_at + filtered(y * y) - y_at * y_at
+    covariance = filtered(x * y) - x_at * y_at
+    x_at, y_at = x_at + mean_x, y_at + mean_y
+    luminance = (2 * x_at * y_at + _C1) / (x_at * x_at + y_at * y_at + _C1)
+    return luminance * (2 * covariance + _C2) / (spread + _C2)
+
+
+def _masked_mean(
+    similarity: Callable[[jax.Array, jax.Array], jax.Array], padding: str, pair: list[jax.Array], mask: jax.Array
+) -> jax.Array:
+    """The mean over the windows inside the mask."""
+    dtype, channels = pair[0].dtype, pair[0].shape[-1]
+    share = jnp.maximum(mask.mean(dtype=dtype), 1 / mask.size)
+    # What is masked takes the mean of the rest: it must not decide what the moments are taken about.
+    filled = []
+    for image in pair:
+        kept = jnp.where(mask[..., None], image, 0)
+        filled.append(jnp.where(mask[..., None], kept, kept.mean((0, 1), keepdims=True) / share))
+    windows = _whole_windows(mask, padding)[..., None]
+    scores = jnp.where(windows, similarity(*filled), 0)
+    count = windows.sum(dtype=dtype) * channels
+    return jnp.where(count > 0, scores.sum() / jnp.maximum(count, 1), jnp.nan)
+
+
+def _whole_windows(mask: Mask, padding: str) -> Mask:
+    """Which windows hold no masked pixel: [..., H', W']."""
+    half = WINDOW // 2
+    whole = eroded(mask, half)
+    return whole[..., half:-half, half:-half] if padding == "valid" else whole
+
+
+def check_window_masks(name: str, padding: str, *masks: jax.Array | None) -> None:
+    """Raises unless the masks, where known, leave every pair a window."""
+    mask = known_overlap(*masks)
+    if mask is None:
+        return
+    missing = ~_whole_windows(mask, padding).any((-2, -1)).reshape(-1)
+    if missing.any():
+        raise ValueError(
+            f"{name}: expected a window of {WINDOW} x {WINDOW} pixels without a masked one, got none in pair "
+            f"{missing.argmax()}"
+        )
 
 
 def check_window(shape: tuple[int, ...], padding: str) -> None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from advjax.scores.norms import check_pair
+from advjax.scores.norms import check_pair, widened
 
 __all__ = [
     "INTERPOLATIONS",
@@ -168,7 +168,7 @@ def warp_image(image: jax.Array, warp: jax.Array, *, interpolation: Interpolatio
       interpolation: "gather" or "matmul" (for accelerators where a gather is slow).
 
     Returns:
-      [H, W, C].
+      [H, W, C], float32 or float64: half precision cannot hold the coordinates.
 
     Raises:
       ValueError, TypeError: bad shapes, not floats, or an unknown interpolation.
@@ -186,6 +186,7 @@ def warp_image(image: jax.Array, warp: jax.Array, *, interpolation: Interpolatio
         raise ValueError(f"warp: expected shape [3, 3], got {jnp.shape(warp)}")
     if interpolation not in INTERPOLATIONS:
         raise ValueError(f"interpolation: expected one of {INTERPOLATIONS}, got {interpolation!r}")
+    image, warp = widened(image), widened(warp)
     height, width, channels = image.shape
     x, y, _ = project(warp, *pixel_grid(height, width, image.dtype))
     bordered = jnp.pad(image, ((1, 1), (1, 1), (0, 0))).reshape(-1, channels)

@@ -12,12 +12,16 @@ MOTIONS = {
 }
 
 
-def find_warp(image, template, motion="homography", iterations=100, tolerance=1e-6):
-    """(warp [3, 3], correlation) for float32 [H, W] images, or (None, None) where OpenCV raises."""
+def find_warp(image, template, motion="homography", iterations=100, tolerance=1e-6, mask=None):
+    """(warp [3, 3], correlation) for float32 [H, W] images, or (None, None) where OpenCV raises.
+
+    `mask`: bool, of the image to be warped.
+    """
+    mask = None if mask is None else mask.astype(np.uint8)
     start = np.eye(3 if motion == "homography" else 2, 3, dtype=np.float32)
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, iterations, tolerance)
     try:
-        correlation, warp = cv2.findTransformECC(template, image, start, MOTIONS[motion], criteria, None, 5)
+        correlation, warp = cv2.findTransformECC(template, image, start, MOTIONS[motion], criteria, mask, 5)
     except cv2.error:
         return None, None
     return np.vstack([warp, [[0, 0, 1]]])[:3].astype(np.float64), correlation
@@ -31,7 +35,13 @@ def warp(image, matrix):
 
 def ssim(image, template, padding="valid"):
     """scikit-image's SSIM in float64: its crop for "valid", the mean of the whole map for "same"."""
-    mean, full = structural_similarity(
+    full = ssim_map(image, template)
+    return full[5:-5, 5:-5].mean() if padding == "valid" else full.mean()
+
+
+def ssim_map(image, template):
+    """scikit-image's SSIM of the window around each pixel, mirrored beyond the border."""
+    return structural_similarity(
         image.astype(np.float64),
         template.astype(np.float64),
         gaussian_weights=True,
@@ -40,20 +50,22 @@ def ssim(image, template, padding="valid"):
         data_range=1.0,
         full=True,
         channel_axis=-1 if image.ndim == 3 else None,
-    )
-    return mean if padding == "valid" else full.mean()
+    )[1]
 
 
-def correlation(image, template, matrix, border=cv2.BORDER_REPLICATE):
+def correlation(image, template, matrix, border=cv2.BORDER_REPLICATE, margin=0):
     """One referee for everybody's warps: ECC with OpenCV's blur and nearest mask, whoever found the warp.
 
     OpenCV itself interpolates towards 0 at the border (cv2.BORDER_CONSTANT), inside its mask too: a bright
-    photograph gets a dark rim there, for which it scores the true warp below others.
+    photograph gets a dark rim there, for which it scores the true warp below others. Its blur mirrors both images
+    at their borders; with `margin` 2 the rows and columns that hold mirrored pixels are left out.
     """
+    whole = np.zeros(image.shape, np.float32)
+    whole[margin : image.shape[0] - margin, margin : image.shape[1] - margin] = 1
     image, template = (cv2.GaussianBlur(a, (5, 5), 0) for a in (image, template))
     options = {"M": np.float32(matrix), "dsize": image.shape[1::-1]}
     flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-    valid = cv2.warpPerspective(np.ones_like(image), flags=flags, **options) > 0
+    valid = (cv2.warpPerspective(whole, flags=flags, **options) > 0) & (whole > 0)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     warped = cv2.warpPerspective(image, flags=flags, borderMode=border, **options)
     a, b = warped[valid].astype(np.float64), template[valid].astype(np.float64)

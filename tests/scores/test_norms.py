@@ -61,5 +61,44 @@ def test_refuses(norm):
         norm(image[..., 0], image[..., 0])
     with pytest.raises(ValueError, match="perturbed: expected the shape of original"):
         norm(image[None], image)
-    with pytest.raises(TypeError, match="original: expected floats"):
-        norm(image, image.astype(jnp.uint8))
+    pixels = image.astype(jnp.uint8)
+    for pair, kinds in (
+        ((image, pixels), "float32 and uint8"),
+        ((pixels, pixels.astype(jnp.uint16)), "uint8 and uint16"),
+        ((pixels.astype(jnp.int32), pixels.astype(jnp.int32)), "int32 and int32"),
+    ):
+        with pytest.raises(TypeError, match=f"expected both floats, both uint8 or both uint16, got {kinds}"):
+            norm(*pair)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_pixels_as_integers(rng, dtype):
+    """Grey levels, exact: k / 255 - l / 255 is rounded, for most pairs not to (k - l) / 255."""
+    top = np.iinfo(dtype).max
+    step = np.arange(256).reshape(256, 1, 1, 1)
+    original = rng.integers(0, top + 1, (256, 5, 4, 3))
+    perturbed = np.where(original >= step, original - step, np.minimum(original + step, top))
+    perturbed[:, 0, 0] = original[:, 0, 0]
+    original[:, 1, 1], perturbed[:, 1, 1] = 0, step[:, 0, 0]
+    perturbed, original = perturbed.astype(dtype), original.astype(dtype)
+    pair = (jnp.asarray(perturbed), jnp.asarray(original))
+    flat = (np.int64(perturbed) - original).reshape(256, -1)
+    assert (flat < 0).any()
+    np.testing.assert_array_equal(linf(*pair), np.arange(256))
+    np.testing.assert_array_equal(l1(*pair), np.abs(flat).sum(1))
+    np.testing.assert_allclose(l2(*pair), np.linalg.norm(flat, axis=1), rtol=1e-6)
+    np.testing.assert_allclose(l2_per_pixel(*pair), np.sqrt(np.mean(flat**2, 1)), rtol=1e-6)
+    np.testing.assert_array_equal(l0(*pair), (perturbed != original).any(-1).sum((1, 2)))
+    assert linf(*pair).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("norm", ALL)
+def test_half_precision_is_computed_in_single(rng, dtype, norm):
+    """Squares of 1e-4 are 0 in float16, sums over 4,096 pixels are off by a tenth."""
+    original = jnp.asarray(rng.uniform(size=(64, 64, 1)) * 1e-3, dtype)
+    perturbed = original + jnp.asarray(1e-4, dtype)
+    found = norm(perturbed, original)
+    assert found.dtype == (jnp.int32 if norm is l0 else jnp.float32)
+    np.testing.assert_array_equal(found, norm(*(x.astype(jnp.float32) for x in (perturbed, original))))
+    assert found > 0

@@ -37,6 +37,16 @@ def test_is_ssim_of_the_aligned_image(rng):
     np.testing.assert_allclose(same.score, 1, atol=1e-5)
 
 
+def test_half_precision_is_computed_in_single():
+    """Each dtype gets the score of its own values, in float32."""
+    images, templates = map(jnp.asarray, pairs(3))
+    for dtype in (jnp.float16, jnp.bfloat16):
+        narrow = [x.astype(dtype) for x in (images, templates)]
+        found, wide = pass_score(*narrow), pass_score(*(x.astype(jnp.float32) for x in narrow))
+        assert found.score.dtype == found.alignment.image.dtype == jnp.float32
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), found, wide)
+
+
 def test_compiles_once():
     images, templates = map(jnp.asarray, pairs(4))
     before = _jitted_score._cache_size()
@@ -53,12 +63,16 @@ def test_sharded():
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
     sharding = NamedSharding(mesh, PartitionSpec("batch"))
     spread = [jax.device_put(a, sharding) for a in (images, templates)]
+    masks = {"image_mask": np.ones((28, 28), bool), "template_mask": np.ones((16, 28, 28), bool)}
+    masked = pass_score(*spread, **masks)
+    np.testing.assert_allclose(masked.alignment.warp, whole.alignment.warp, atol=1e-3)
+    assert masked.alignment.mask.shape == (16, 28, 28)
     for found in (pass_score(*spread), jax.jit(pass_score)(*spread)):
         np.testing.assert_allclose(found.score, whole.score, atol=1e-4)
         np.testing.assert_allclose(found.alignment.warp, whole.alignment.warp, atol=1e-3)
     placed = pass_score(*spread).score.sharding
     assert placed.is_equivalent_to(sharding, 1)
-    text = _jitted_score.lower(*spread, 100, 1e-6, *_static(sharding)).compile().as_text()
+    text = _jitted_score.lower(*spread, (None, None), 100, 1e-6, *_static(sharding)).compile().as_text()
     assert "all-gather" not in text
     assert "all-reduce" not in text
 

@@ -30,7 +30,7 @@ def test_against_scikit_image(rng, padding, shape):
 @hypothesis.given(st.integers(0, 2**32 - 1), st.integers(11, 40), st.integers(11, 40), st.sampled_from([1, 3]))
 @hypothesis.settings(max_examples=4)
 def test_is_dm_pix(seed, height, width, channels):
-    """Two products with banded matrices are dm-pix's convolutions: the same score within 1e-6."""
+    """An independent program of the same score: within 1e-6."""
     rng = np.random.default_rng(seed)
     pair = [jnp.asarray(rng.uniform(size=(2, height, width, channels)), jnp.float32) for _ in range(2)]
     with jax.numpy_dtype_promotion("standard"):  # dm-pix's default window mixes integers and floats
@@ -72,6 +72,40 @@ def test_gradient_is_finite_on_flat_images(value):
     other = flat.at[3:9, 4:12].set(1 - value)
     for pair in ((flat, flat), (flat, other), (other, flat)):
         assert all(bool(jnp.isfinite(g).all()) for g in jax.grad(ssim, (0, 1))(*pair))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_is_computed_in_single(rng, dtype):
+    """Squares and means in half precision would be off by 0.01 and more."""
+    original = jnp.asarray(rng.uniform(0.3, 0.9, (20, 22, 3)), dtype)
+    perturbed = jnp.clip(original + jnp.asarray(rng.normal(0, 0.05, original.shape), dtype), 0, 1)
+    found = ssim(perturbed, original)
+    assert found.dtype == jnp.float32
+    wide = [np.asarray(x).astype(np.float32) for x in (perturbed, original)]
+    np.testing.assert_allclose(found, pass_opencv.ssim(*wide), atol=1e-6)
+    gradient = jax.grad(ssim)(perturbed, original)
+    assert gradient.dtype == dtype
+    assert bool(jnp.isfinite(gradient).all())
+
+
+def test_float64_stays(rng):
+    with jax.enable_x64(True):
+        pair = [rng.uniform(size=(20, 20, 1)) for _ in range(2)]
+        found = ssim(*map(jnp.asarray, pair))
+        assert found.dtype == jnp.float64
+        np.testing.assert_allclose(found, pass_opencv.ssim(*(x[..., 0] for x in pair)), atol=1e-14)
+
+
+@pytest.mark.parametrize("level", [0.02, 0.5, 0.98])
+def test_small_contrast_on_a_bright_image(rng, level):
+    """Moments about 0 would lose the variance, by 5e-5 of the score, and go beyond 1."""
+    original = np.clip(level + rng.normal(0, 0.004, (8, 28, 28, 1)), 0, 1).astype(np.float32)
+    perturbed = np.clip(original + rng.normal(0, 0.002, original.shape), 0, 1).astype(np.float32)
+    perturbed[0] = original[0]
+    expected = [pass_opencv.ssim(a[..., 0], b[..., 0]) for a, b in zip(perturbed, original, strict=True)]
+    found = ssim(jnp.asarray(perturbed), jnp.asarray(original))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert found.max() <= 1
 
 
 def test_leading_axes(rng):

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
 from advjax.scores.warp import MOTIONS, frame_of, motion_matrix, warp_image
 from tests.reference import pass_opencv
@@ -68,7 +69,7 @@ def test_gradient(rng):
     def value(image, warp):
         return (weights * warp_image(image, warp)).sum()
 
-    jax.test_util.check_grads(lambda image: value(image, warp), (image,), order=1, modes=["rev"], rtol=1e-2)
+    check_grads(lambda image: value(image, warp), (image,), order=1, modes=["rev"], rtol=1e-2)
     along = jax.jvp(lambda warp: value(image, warp), (warp,), (jnp.eye(3)[::-1] * 0.1,))[1]
     ends = [value(image, warp + s * jnp.eye(3)[::-1] * 0.1) for s in (1e-3, -1e-3)]
     assert float(along) == pytest.approx(float(ends[0] - ends[1]) / 2e-3, rel=0.05, abs=0.05)
