@@ -72,9 +72,17 @@ def _as_number(field: dataclasses.Field[Any], content: Any) -> Any:
     # Tracers have no value yet, and arrays of several hosts none that this one could read.
     if isinstance(content, jax.Array) and (isinstance(content, jax.core.Tracer) or not content.is_fully_addressable):
         return content
+    if isinstance(content, str | bytes | complex):
+        raise TypeError(f"{field.name} must hold numbers, got {content!r}")
     if not isinstance(content, int | float | list | tuple | np.generic | np.ndarray | jax.Array):
         return content
-    given, wanted = np.asarray(content), field.metadata["dtype"]
+    try:
+        given, wanted = np.asarray(content), field.metadata["dtype"]
+    except ValueError as error:  # a list of lists of several lengths
+        raise TypeError(f"{field.name} must hold numbers in equal rows, got {content!r}") from error
+    # A truth value is no number, but 0 and 1 are truth values.
+    if given.dtype.kind in "OUSc" or (given.dtype.kind == "b" and wanted.kind != "b"):
+        raise TypeError(f"{field.name} must hold numbers, got {content!r}")
     array = given.astype(wanted)
     if wanted.kind in "ib" and not np.array_equal(array, given):
         raise ValueError(

@@ -35,6 +35,14 @@ def test_numbers_of_jax_are_checked_and_traced_like_python_ones():
         Part(1.0, np.full((2, 2, 1), 0.5))
 
 
+@pytest.mark.parametrize(
+    "wrong", ["8/255", b"1", 1j, True, [True, False], ["a"], [None], [[1], [1, 2]], np.complex64(1)]
+)
+def test_what_is_no_number_is_refused(wrong):
+    with pytest.raises(TypeError, match="size must hold numbers"):
+        Part(wrong)
+
+
 def test_classes_of_equal_fields_are_of_different_structure():
     # jax.tree_util.register_dataclass gets this wrong, and jit would run the program of the wrong class.
     @value

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax.attacks.attack import Failure, Problem, State, check_count, finite_or_zero, first_state
+from advjax.attacks.attack import Failure, Problem, State, first_state, made_finite
 from advjax.attacks.constraints import Both, Box, Quantise, ball
 from advjax.attacks.criteria import Misclassified
 from advjax.attacks.directions import Chain, steepest_ray
 from advjax.attacks.objectives import CrossEntropy, TargetedDLR
 from advjax.attacks.regions import mask_constraints, mask_directions
+from advjax.attacks.settings import check_count, check_radius
 from advjax.value import static, value
 
 __all__ = ["AutoPGD", "apgd", "checkpoints"]
@@ -75,6 +76,7 @@ def apgd(
         check_count(name, count)
     if restarts > 1 and not random_start:
         raise ValueError(f"restarts must be 1 without random_start, since all would be the same, got {restarts}")
+    check_radius("epsilon", epsilon)
     region = ball(norm, epsilon)
     return AutoPGD(
         objective=CrossEntropy() if objective == "ce" else TargetedDLR(),
@@ -190,7 +192,7 @@ class AutoPGD:
         """The step and its momentum; `share` is the weight of the step."""
         origin = problem.image
         ray, _ = self.direction.update(c.gradient, self.direction.init(origin), c.point)
-        ray, broken = finite_or_zero(ray)
+        ray, broken = made_finite(ray)
         z = self.constraint(c.point + c.rate * ray, origin)
         point = self.constraint(c.point + share * (z - c.point) + (1 - share) * (c.point - c.before), origin)
         seen = c.best._replace(non_finite=c.best.non_finite | broken)
@@ -222,7 +224,7 @@ class AutoPGD:
 
         image = self.grid(point, problem.image)
         (height, logits), gradient = jax.value_and_grad(climbed, has_aux=True)(image)
-        gradient, broken = finite_or_zero(gradient)
+        gradient, broken = made_finite(gradient)
         lead, clear = self.criterion.lead(logits, problem.label), self.criterion(logits, problem.label)
         # A lead within rounding error, where the logits have grown, must not take the place of a clear one.
         better = jnp.where(clear == best.reached, lead > best.lead, clear)

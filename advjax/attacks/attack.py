@@ -13,6 +13,7 @@ import numpy as np
 
 from advjax.attacks.criteria import Misclassified, criterion_of
 from advjax.attacks.directions import as_direction
+from advjax.attacks.settings import check_count
 from advjax.value import static, value
 
 __all__ = [
@@ -28,8 +29,8 @@ __all__ = [
     "State",
     "check_count",
     "check_single",
-    "finite_or_zero",
     "first_state",
+    "made_finite",
     "stack",
 ]
 
@@ -42,7 +43,7 @@ class Failure(IntEnum):
     ALREADY_MISCLASSIFIED = 1
     """The clean image was answered wrongly to begin with."""
     NO_DIRECTION = 2
-    """Of the gradient nothing was left that is finite, not zero and not masked out: there was nowhere to go."""
+    """Of the gradient nothing was left that is a number, not zero and not masked out: there was nowhere to go."""
     NO_BOUNDARY = 3
     """Nothing along the ray, up to the longest distance, met the criterion."""
     NOT_FOOLED = 4
@@ -135,9 +136,9 @@ class Move:
             return self.objective(problem.logits(image), problem.label, problem.clean_logits)
 
         key, direction_key = jax.random.split(state.key)
-        gradient, broken = finite_or_zero(jax.grad(climbed)(state.image))
+        gradient, broken = made_finite(jax.grad(climbed)(state.image))
         ray, direction = self.direction.update(gradient, state.direction, state.image, key=direction_key)
-        ray, ray_broken = finite_or_zero(ray)
+        ray, ray_broken = made_finite(ray)
         active = jnp.any(ray != 0) & self.criterion.possible(problem.label)
         found = self.search(
             candidate=lambda scale: self.constraint(state.image + scale * ray, problem.image),
@@ -283,22 +284,20 @@ def stack(attacks: Sequence[Any]) -> Stack:
     return Stack(jax.tree.unflatten(structures[0], stacked))
 
 
-def finite_or_zero(array: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The array with zeros where an entry is not finite, and whether there was such an entry.
+def made_finite(array: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A gradient or ray without NaN and infinity, and whether it held any; what was finite stays as it is.
 
-    Zero means no step for that pixel: 0 times infinity would be NaN even for no step.
+    Where an entry is infinite its sign still says which way is up: it counts as the largest of the finite ones.  NaN
+    says nothing, and is 0: no step for that pixel.
     """
     finite = jnp.isfinite(array)
-    return jnp.where(finite, array, jnp.zeros_like(array)), ~jnp.all(finite)
+    largest = jnp.max(jnp.where(finite, jnp.abs(array), jnp.zeros_like(array)))
+    largest = jnp.where(largest > 0, largest, jnp.ones_like(largest))
+    instead = jnp.where(jnp.isnan(array), jnp.zeros_like(array), jnp.sign(array) * largest)
+    return jnp.where(finite, array, instead), ~jnp.all(finite)
 
 
 def check_single(attack: Any) -> None:
     """Raises ValueError for a stack, where one attack is wanted."""
     if isinstance(attack, Stack):
         raise ValueError("attack must be a single attack, got a stack: combine first, then stack([...]) the results")
-
-
-def check_count(name: str, count: Any) -> None:
-    """Raises ValueError unless `count` is an integer of 1 or more."""
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ValueError(f"{name} must be an integer of 1 or more, got {count!r}")

@@ -38,7 +38,7 @@ def check_inputs(attack: Any, classifier: Any, images: Any, labels: Any, key: An
             f"classifier must be a Classifier (make one with from_nnx, from_linen or from_function), "
             f"got {type(classifier).__name__}"
         )
-    _check_images(images)
+    _check_images(images, labels)
     _check_labels(labels, images.shape[0])
     extra = int(isinstance(attack, Stack))
     axes = batch_axes(attack.attack if extra else attack, images.shape[0], extra=extra)
@@ -53,7 +53,7 @@ def check_inputs(attack: Any, classifier: Any, images: Any, labels: Any, key: An
     return _check_key(attack, key, images.shape[0])
 
 
-def _check_images(images: Any) -> None:
+def _check_images(images: Any, labels: Any) -> None:
     wanted = "images must be a float32 array [B, H, W, C] with values in [0, 1]"
     if not isinstance(images, jax.Array | np.ndarray):
         raise TypeError(f"{wanted}, got {type(images).__name__}")
@@ -62,18 +62,33 @@ def _check_images(images: Any) -> None:
     if images.dtype not in (np.float32, np.float64):
         raise TypeError(f"{wanted}, got {images.dtype}")
     if images.ndim != 4:
-        raise ValueError(f"{wanted}, got shape {images.shape}" + (": add a batch axis" if images.ndim == 3 else ""))
+        raise ValueError(f"{wanted}, got shape {images.shape}{_missing_axis(images.shape, labels)}")
     if images.size == 0:
         raise ValueError(f"{wanted}, got an empty batch of shape {images.shape}")
     if images.shape[1] in (1, 3) and images.shape[2] == images.shape[3] > 4:
         raise ValueError(f"{wanted}, got shape {images.shape}, which looks like NCHW: transpose to NHWC")
 
 
+def _missing_axis(shape: tuple[int, ...], labels: Any) -> str:
+    """What images of three axes lack, going by the number of labels and by what looks like channels."""
+    if len(shape) != 3:
+        return ""
+    one_each = getattr(labels, "shape", ())[:1] == shape[:1]
+    if not one_each and shape[0] in (1, 3) and shape[1] == shape[2] > 4:
+        return ", which looks like one image CHW: use images.transpose(1, 2, 0)[None]"
+    if one_each or shape[-1] not in (1, 3, 4):
+        return ": add the channel axis (images[..., None])"
+    return ": add a batch axis (images[None])"
+
+
 def _check_labels(labels: Any, batch: int) -> None:
     wanted = f"labels must be an integer array of shape [{batch}], one class for each image"
     if not isinstance(labels, jax.Array | np.ndarray):
         raise TypeError(f"{wanted}, got {type(labels).__name__}")
-    if labels.ndim == 2:
+    if labels.ndim == 2 and labels.shape in ((batch, 1), (1, batch)):
+        axis = -1 if labels.shape == (batch, 1) else 0
+        raise ValueError(f"{wanted}, got shape {labels.shape}: use labels.squeeze({axis})")
+    if labels.ndim == 2 and labels.shape[0] == batch:
         raise ValueError(f"{wanted}, got shape {labels.shape}, which looks one-hot: use labels.argmax(-1)")
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"{wanted}, got {labels.dtype}")

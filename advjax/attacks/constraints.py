@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from advjax.attacks.directions import check_mask_shape
+from advjax.attacks.settings import check_radius
 from advjax.value import number, static, value
 
 __all__ = ["Both", "Box", "Constraint", "L1Ball", "L2Ball", "LinfBall", "Quantise", "Region", "ball"]
@@ -105,7 +106,7 @@ class LinfBall:
     epsilon: float = number()
 
     def __post_init__(self) -> None:
-        check_not_negative("epsilon", self.epsilon)
+        check_radius("epsilon", self.epsilon)
 
     def __call__(self, candidate: jax.Array, origin: jax.Array) -> jax.Array:
         return origin + jnp.clip(candidate - origin, -self.epsilon, self.epsilon)
@@ -122,7 +123,7 @@ class L2Ball:
     epsilon: float = number()
 
     def __post_init__(self) -> None:
-        check_not_negative("epsilon", self.epsilon)
+        check_radius("epsilon", self.epsilon)
 
     def __call__(self, candidate: jax.Array, origin: jax.Array) -> jax.Array:
         change = candidate - origin
@@ -145,7 +146,7 @@ class L1Ball:
     epsilon: float = number()
 
     def __post_init__(self) -> None:
-        check_not_negative("epsilon", self.epsilon)
+        check_radius("epsilon", self.epsilon)
 
     def __call__(self, candidate: jax.Array, origin: jax.Array) -> jax.Array:
         # optax mixes integers and floats in there: strict promotion (a user's setting) would refuse that, and with
@@ -189,10 +190,3 @@ def ball(norm: Literal["linf", "l2", "l1"], epsilon: Any) -> LinfBall | L2Ball |
     if norm not in kinds:
         raise ValueError(f'norm must be "linf", "l2" or "l1", got {norm!r}')
     return kinds[norm](epsilon)
-
-
-def check_not_negative(name: str, content: Any) -> None:
-    """Raises ValueError if `content` holds a negative or NaN number (arrays of JAX are left to the trace)."""
-    known = isinstance(content, int | float | list | tuple | np.generic | np.ndarray)
-    if known and not np.all(np.asarray(content) >= 0):
-        raise ValueError(f"{name} must not be negative or NaN, got {content}")

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from advjax.attacks.settings import check_count
 from advjax.value import number, static, value
 
 __all__ = [
@@ -78,8 +79,7 @@ class L1(_Stateless):
     pixels: int = static(default=1)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.pixels, int) or self.pixels < 1:
-            raise ValueError(f"pixels must be 1 or more, got {self.pixels!r}")
+        check_count("pixels", self.pixels)
 
     def check_image_shape(self, shape: tuple[int, ...]) -> None:
         """Raises ValueError if images of `shape` [H, W, C] have fewer entries than `pixels`."""

@@ -4,14 +4,19 @@ import dataclasses
 from typing import Any, Literal
 
 from advjax.attacks.attack import BestOf, Finish, Move, RandomStart, Repeat, check_single
-from advjax.attacks.constraints import Both, Box, Quantise, ball, check_not_negative
+from advjax.attacks.constraints import Both, Box, Quantise, ball
 from advjax.attacks.criteria import Misclassified, TargetReached
 from advjax.attacks.directions import Chain, Inside, steepest_ray
 from advjax.attacks.objectives import CrossEntropy, Margin, Targeted
 from advjax.attacks.regions import Localise, mask_constraints, mask_directions, named_region
-from advjax.attacks.searches import Fixed
+from advjax.attacks.searches import Boundary, Fixed
+from advjax.attacks.settings import check_count, check_integer, check_radius
 
 __all__ = ["localized_pgd", "pgd", "targeted"]
+
+# Of a trained LeNet's 415 rays that cross their target class, on scikit-learn's digits, two passes found 412, four 414
+# and eight 415 (2026-11-25).
+_TARGET_PASSES = 8
 
 
 def pgd(
@@ -43,14 +48,16 @@ def pgd(
       random_start: begin at a uniform point of the ball, rather than at the clean image.
       restarts: runs from different starts, of which the one of largest margin is kept.
       pixels: for l1, how many entries share each step.
-      objective: what to climb, by default the cross-entropy; see `advjax.attacks.objectives`.
+      objective: what to climb, by default the cross-entropy; see `advjax.attacks.objectives`.  Any wrong class counts
+        as success whatever is climbed; `targeted` turns both towards a class.
       mask, levels: as for `fgs`.
 
     Example:
       >>> from advjax import pgd
       >>> attack = pgd(0.3, step_size=0.01, steps=40)
     """
-    check_not_negative("step_size", step_size)
+    check_radius("epsilon", epsilon)
+    check_radius("step_size", step_size)
     region = ball(norm, epsilon)
     allowed = Both((region, Box(), *mask_constraints(mask)))
     inside = (Inside(),) if norm == "l1" else ()
@@ -96,7 +103,8 @@ def localized_pgd(
     """
     if localize not in ("after", "inside"):
         raise ValueError(f'localize must be "after" or "inside", got {localize!r}')
-    check_not_negative("step_size", step_size)
+    check_radius("epsilon", epsilon)
+    check_radius("step_size", step_size)
     local, around = Localise(named_region(region)), ball("linf", epsilon)
     within = (local,) if localize == "inside" else ()
     allowed = Both((around, Box(), *within, *mask_constraints(mask)))
@@ -127,6 +135,7 @@ def targeted(attack: Any, targets: Any) -> Any:
       >>> towards_three = targeted(pgd(0.3, step_size=0.01, steps=40), 3)
     """
     check_single(attack)
+    check_integer("targets", targets)
     aims = {CrossEntropy(): Targeted(targets), Margin(): Margin(targets), Misclassified(): TargetReached(targets)}
 
     def aimed(part: Any) -> Any:
@@ -137,6 +146,8 @@ def targeted(attack: Any, targets: Any) -> Any:
         changed: dict[str, Any] = {name: aims[field] for name, field in fields.items()}
         if hasattr(part, "attack"):
             changed["attack"] = aimed(part.attack)
+        if isinstance(getattr(part, "search", None), Boundary):
+            changed["search"] = dataclasses.replace(part.search, passes=max(part.search.passes, _TARGET_PASSES))
         if not changed:
             raise ValueError(f"attack must climb the cross-entropy or the margin, got {part!r}")
         return dataclasses.replace(part, **changed)
@@ -150,6 +161,7 @@ def _grid(levels: int | None) -> tuple[Quantise, ...]:
 
 def _descent(move: Move, region: Any, steps: int, random_start: bool, restarts: int, last: tuple[Any, ...]) -> Any:
     """The move `steps` times, from a random start in `region`; its image is made allowed by `last`."""
+    check_count("restarts", restarts)
     attack: Any = Repeat(move, steps)
     if random_start:
         attack = RandomStart(attack, region, move.constraint)

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from advjax.attacks.attack import Failure, Problem, State, check_count, finite_or_zero, first_state
+from advjax.attacks.attack import Failure, Problem, State, first_state, made_finite
 from advjax.attacks.constraints import Both, Box, Quantise
 from advjax.attacks.criteria import Misclassified, TargetReached
 from advjax.attacks.directions import Chain
 from advjax.attacks.objectives import Targeted, check_targets, ranked_class
 from advjax.attacks.regions import mask_constraints, mask_directions
+from advjax.attacks.settings import check_count, check_integer
 from advjax.value import number, static, value
 
 __all__ = ["BoxLBFGS", "lbfgs"]
@@ -63,6 +64,8 @@ def lbfgs(
     """
     check_count("steps", steps)
     check_count("searches", searches)
+    if targets is not None:
+        check_integer("targets", targets)
     grid = () if levels is None else (Quantise(levels, "nearest"),)
     constraint = Both((Box(), *grid, *mask_constraints(mask)))
     return BoxLBFGS(targets, Chain(mask_directions(mask)), constraint, c_range, steps, searches)
@@ -100,10 +103,11 @@ class BoxLBFGS:
     searches: int = static()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "c_range", tuple(self.c_range))
-        least, greatest = self.c_range
-        if not 0 < least < greatest < np.inf:
-            raise ValueError(f"c_range must be 0 < least < greatest, got {self.c_range}")
+        bounds = self.c_range
+        pair = isinstance(bounds, tuple | list) and [isinstance(bound, int | float) for bound in bounds] == [True, True]
+        if not pair or not 0 < bounds[0] < bounds[1] < np.inf:
+            raise ValueError(f"c_range must be two numbers 0 < least < greatest, got {bounds!r}")
+        object.__setattr__(self, "c_range", tuple(bounds))
 
     @property
     def criterion(self) -> Misclassified | TargetReached:
@@ -158,14 +162,14 @@ class BoxLBFGS:
 
         def free_gradient(image: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
             height, gradient = jax.value_and_grad(objective)(image)
-            gradient, broken = finite_or_zero(gradient)
+            gradient, broken = made_finite(gradient)
             gradient, _ = self.mask.update(gradient, self.mask.init(origin), image)
             stuck = ((image <= 0) & (gradient > 0)) | ((image >= 1) & (gradient < 0))
             return height, jnp.where(stuck, jnp.zeros_like(gradient), gradient), broken
 
         def iterate(p: _Point) -> _Point:
             ray, memory = _precondition(p.gradient, p.memory, p.image)
-            ray, ray_broken = finite_or_zero(ray)
+            ray, ray_broken = made_finite(ray)
             ray = jnp.where(p.gradient != 0, ray, jnp.zeros_like(ray))
             # Away from a solution the memory of a problem with bounds may point uphill: then forget it.
             uphill = jnp.vdot(ray, p.gradient) <= 1e-6 * jnp.linalg.norm(ray) * jnp.linalg.norm(p.gradient)

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from advjax.attacks.attack import Move, Stack, stack
-from advjax.attacks.constraints import Both, Box, Quantise, check_not_negative
+from advjax.attacks.constraints import Both, Box, Quantise
 from advjax.attacks.directions import Chain, Sign, Tangent, Value, steepest_ray
 from advjax.attacks.objectives import CrossEntropy, HotCold
 from advjax.attacks.regions import mask_constraints, mask_directions
 from advjax.attacks.searches import Boundary, Fixed
+from advjax.attacks.settings import check_integer, check_radius, check_real
 
 __all__ = ["fgs", "fgv", "hard_positive", "hot_cold", "hot_cold_sign", "steepest"]
 
@@ -79,7 +80,8 @@ def hot_cold(
 
         d = B(omega) = sum_j omega_j grad_x h_j(x);    x + s d / max|d|.
 
-    Any wrong class counts as success, as in the paper, not just the hot one.
+    Any wrong class counts as success, as in the paper, not just the hot one: with `targets` too, where the boundary
+    search stops at whatever wrong class the ray comes to first.  `targeted(fgv(), t)` is after the class t alone.
 
     Args:
       rank: the hot class is the one of the rank-th largest logit among the others, from 1 (HC-1, HC-2, ...; the
@@ -135,8 +137,7 @@ def hard_positive(attack: Any, factor: Any) -> Any:
       >>> from advjax import hard_positive, hot_cold
       >>> hard_positives = hard_positive(hot_cold(ranks=range(1, 10)), 1.05)
     """
-    if not isinstance(factor, jax.core.Tracer) and not np.all(np.asarray(factor) >= 1):
-        raise ValueError(f"factor must be 1 or more, got {factor}")
+    check_real("factor", factor, "a finite number of 1 or more", lambda array: np.isfinite(array) & (array >= 1))
     if isinstance(attack, Stack):
         return Stack(jax.vmap(lambda single: hard_positive(single, jnp.asarray(factor, jnp.float32)))(attack.attack))
     if isinstance(attack, Move) and isinstance(attack.search, Boundary):
@@ -188,7 +189,7 @@ def steepest(
         raise ValueError(f"levels must be None with box=False: the grid ends at 0 and 1; got {levels}")
     if basis is not None and norm != "l2":
         raise ValueError(f'basis goes with norm="l2" alone: eq. 13 is no closed form for others, got {norm!r}')
-    check_not_negative("radius", radius)
+    check_radius("radius", radius)
     tangent = () if basis is None else (Tangent(basis),)
     ray = Chain((*tangent, *mask_directions(mask), steepest_ray(norm, pixels)))
     grid = () if levels is None else (Quantise(levels, "inward"),)
@@ -202,15 +203,26 @@ def _hot_cold(
     if sum(choice is not None for choice in (rank, ranks, targets)) > 1:
         raise ValueError(f"give one of rank, ranks and targets, got {rank}, {ranks} and {targets}")
     if ranks is not None:
+        if isinstance(ranks, str) or not isinstance(ranks, Iterable):
+            raise TypeError(f"ranks must be several ranks, range(1, 10) say, got {ranks!r}")
+        ranks = list(ranks)
+        for each in ranks:
+            check_integer("ranks", each, least=1)
+        if not ranks:
+            raise ValueError("ranks must hold at least one rank, got none")
         return stack([_along_ray(HotCold(r, None, cold), direction, epsilon, mask, levels) for r in ranks])
-    objective = (
-        HotCold(None, targets, cold) if targets is not None else HotCold(1 if rank is None else rank, None, cold)
-    )
-    return _along_ray(objective, direction, epsilon, mask, levels)
+    if targets is not None:
+        check_integer("targets", targets)
+        return _along_ray(HotCold(None, targets, cold), direction, epsilon, mask, levels)
+    rank = 1 if rank is None else rank
+    check_integer("rank", rank, least=1)
+    return _along_ray(HotCold(rank, None, cold), direction, epsilon, mask, levels)
 
 
 def _along_ray(objective: Any, direction: Any, epsilon: Any, mask: Any, levels: int | None) -> Move:
     """One move along `direction`: to the boundary, rounded to the nearest level, or `epsilon` far and no farther."""
+    if epsilon is not None:
+        check_radius("epsilon", epsilon)
     search = Boundary() if epsilon is None else Fixed(epsilon)
     rounding: Literal["nearest", "inward"] = "nearest" if epsilon is None else "inward"
     grid = () if levels is None else (Quantise(levels, rounding),)

@@ -95,7 +95,8 @@ class TargetedDLR:
     """`(h_t - h_y) / (h_1st - (h_3rd + h_4th) / 2)`: the targeted difference-of-logits ratio (Croce & Hein 2020).
 
     Neither shifting nor scaling the logits changes it, so that a softmax which saturates cannot hide the gradient.
-    It needs four classes.
+    It needs four classes.  A masked class counts as the model gives it, where it is among the four: at -1e9 the ratio
+    is tiny, and its gradient that of `h_t - h_y`; one at -infinity is taken to be at the lowest logit that is finite.
 
     Attributes:
       rank: the target t is the class of the rank-th largest clean logit among the classes other than y, from 1.
@@ -107,6 +108,9 @@ class TargetedDLR:
         if logits.shape[-1] < 4:
             raise ValueError(f"the difference-of-logits ratio needs 4 classes or more, got {logits.shape[-1]}")
         target = ranked_class(clean_logits, label, self.rank)
+        finite = jnp.isfinite(logits)
+        lowest = jnp.min(jnp.where(finite, logits, jnp.full_like(logits, jnp.inf)))
+        logits = jnp.where(logits == -jnp.inf, jax.lax.stop_gradient(lowest), logits)
         top, _ = jax.lax.top_k(logits, 4)
         spread = top[0] - 0.5 * (top[2] + top[3])
         # As in the authors' code: logits that are all equal have no spread.
@@ -158,7 +162,9 @@ class HotCold:
         omega = jnp.where(_one_hot(hot, clean_logits), jnp.abs(clean_logits), jnp.zeros_like(clean_logits))
         omega = jnp.where(is_label, -cold, omega)
         omega = jnp.where(hot == label, jnp.zeros_like(omega), omega)
-        return jnp.vdot(jax.lax.stop_gradient(omega), logits)
+        # A class that is masked by -infinity has no feature to add or remove, nor 0 times infinity of it.
+        omega = jax.lax.stop_gradient(jnp.where(jnp.isfinite(omega), omega, jnp.zeros_like(omega)))
+        return jnp.sum(jnp.where(omega != 0, omega * logits, jnp.zeros_like(logits)))
 
 
 def _one_hot(index: jax.Array, logits: jax.Array) -> jax.Array:

@@ -32,7 +32,8 @@ class Perturbation:
       l1, l2, linf: norms of the difference, in units of [0, 1].
       calls: evaluations of the model: forward passes, a gradient counting as one.
       failure: a `Failure`, which says why `success` is False.
-      non_finite: some gradient of the image held NaN or infinity; those entries counted as zero.
+      non_finite: some gradient of the image held NaN, which counted as 0, or infinity, which counted as the largest
+        finite entry.
       faults: int32, bits of `Fault`: what is wrong with the image, its label or the model.  Never an image's own
         fault where `perturb` was called outside a `jit`, since it raises then.
     """

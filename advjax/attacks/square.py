@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax.attacks.attack import Problem, State, check_count, first_state
+from advjax.attacks.attack import Problem, State, first_state
 from advjax.attacks.constraints import Both, Box, Quantise, ball
 from advjax.attacks.criteria import Misclassified
 from advjax.attacks.directions import Chain
 from advjax.attacks.regions import mask_constraints, mask_directions
+from advjax.attacks.settings import check_count, check_radius, check_real
 from advjax.value import number, static, value
 
 __all__ = ["SquareL2", "SquareLinf", "SquareSearch", "square"]
@@ -54,8 +55,8 @@ def square(
     if norm not in ("linf", "l2"):
         raise ValueError(f'norm must be "linf" or "l2", got {norm!r}')
     check_count("queries", queries)
-    if not isinstance(p_init, jax.core.Tracer) and not np.all((np.asarray(p_init) > 0) & (np.asarray(p_init) <= 1)):
-        raise ValueError(f"p_init must be in (0, 1], got {p_init}")
+    check_radius("epsilon", epsilon)
+    check_real("p_init", p_init, "in (0, 1]", lambda share: (share > 0) & (share <= 1))
     region = ball(norm, epsilon)
     grid = () if levels is None else (Quantise(levels, "inward"),)
     patches = SquareLinf(region) if norm == "linf" else SquareL2(region, Chain(mask_directions(mask)))

@@ -113,7 +113,7 @@ def test_samples_fill_the_ball(kind):
 
 
 def test_bad_settings_are_refused():
-    with pytest.raises(ValueError, match="epsilon must not be negative"):
+    with pytest.raises(ValueError, match="epsilon must be a finite number of 0 or more"):
         ball("linf", -0.1)
     with pytest.raises(ValueError, match='norm must be "linf", "l2" or "l1"'):
         ball("l3", 0.1)

@@ -67,7 +67,7 @@ def test_our_directions_are_stages_of_optax_chain():
 
 
 def test_mask_and_pixels_are_checked():
-    with pytest.raises(ValueError, match="pixels must be 1 or more"):
+    with pytest.raises(ValueError, match="pixels must be an integer of 1 or more"):
         L1(0)
     with pytest.raises(ValueError, match=r"mask must be \[4, 4, 3\] or \[4, 4, 1\]"):
         Masked(np.ones((5, 4, 1))).check_image_shape((4, 4, 3))

@@ -100,7 +100,7 @@ def test_a_target_out_of_reach_leaves_the_image_as_it_was():
 
 
 def test_bad_settings_are_refused():
-    with pytest.raises(ValueError, match="c_range must be 0 < least < greatest"):
+    with pytest.raises(ValueError, match="c_range must be two numbers 0 < least < greatest"):
         lbfgs(c_range=(1.0, 0.5))
     with pytest.raises(ValueError, match="searches must be an integer of 1 or more"):
         lbfgs(searches=0)

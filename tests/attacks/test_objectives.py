@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from advjax.attacks import CrossEntropy, HotCold, Margin, Targeted
+from advjax.attacks import CrossEntropy, HotCold, Margin, Targeted, TargetedDLR
 from tests.models_for_tests import convolutional, convolutional_weights, grid_images
 
 LOGITS = np.array([1.5, -0.5, 3.0, -2.0, 0.25], np.float32)
@@ -52,6 +52,31 @@ def test_hot_cold_gradient_is_the_jacobian_transposed_times_omega(rank):
     expected = np.tensordot(omega, jacobian, axes=1)
     gradient = jax.grad(lambda x: HotCold(rank)(logits_of(x), jnp.int32(label), logits))(image)
     np.testing.assert_allclose(gradient, expected, rtol=2e-5, atol=1e-5)
+
+
+RATIOS = [TargetedDLR(1), TargetedDLR(5)]
+HOT_COLD = [HotCold(1), HotCold(5), HotCold(None, 5)]
+
+
+@pytest.mark.parametrize("label", [2, 5])
+@pytest.mark.parametrize("part", [CrossEntropy(), Margin(), Margin(5), Targeted(1), Targeted(5), *RATIOS, *HOT_COLD])
+def test_a_masked_class_leaves_every_gradient_finite(part, label):
+    for mask in (-1e9, -np.inf):
+        logits = jnp.asarray(np.append(LOGITS, np.float32(mask)))
+        height, gradient = jax.value_and_grad(lambda h, y=logits: part(h, jnp.int32(label), y))(logits)
+        assert np.isfinite(gradient).all()
+        assert not np.isnan(height)
+
+
+def test_the_ratio_takes_classes_masked_by_infinity_at_the_lowest_that_are_not():
+    logits = jnp.array([1.5, -jnp.inf, 3.0, -jnp.inf, -jnp.inf])
+
+    def ratio(h):
+        return TargetedDLR(1)(h, jnp.int32(2), logits)
+
+    assert float(ratio(logits)) == pytest.approx((1.5 - 3.0) / (3.0 - 1.5))
+    gradient = np.asarray(jax.grad(ratio)(logits))
+    assert gradient[0] > 0 > gradient[2]
 
 
 def test_a_target_equal_to_the_label_gives_no_direction():

@@ -1,0 +1,116 @@
+"""Gradients that hold NaN or infinity: the rest of the gradient still counts, and the result says so."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from advjax import Failure, fgs, fgv, from_function, perturb, pgd
+from advjax.attacks import BestOf, apgd, lbfgs, square
+from advjax.attacks.attack import made_finite
+from tests.models_for_tests import grid_images, linear, linear_weights
+
+IMAGES = grid_images(7, (9, 6, 6, 1))
+IMAGES[:, 0, 0, 0] = 0
+WEIGHTS = linear_weights(3) | {"b": jnp.zeros(4)}
+# What the attacks do where nothing is wrong.
+PLAIN = from_function(linear, WEIGHTS | {"w": WEIGHTS["w"].at[0].set(0.0)})
+LABELS = PLAIN(IMAGES).argmax(-1).astype(jnp.int32)
+ATTACKS = [
+    fgs(),
+    fgs(0.1),
+    fgv(),
+    pgd(0.1, step_size=0.05, steps=3, random_start=False),
+    BestOf(pgd(1.0, norm="l2", step_size=0.5, steps=3), 2),
+    apgd(0.1, steps=4, random_start=False),
+    lbfgs(steps=4, searches=4),
+]
+NAMES = ["fgs", "fgs fixed", "fgv", "pgd", "restarts", "apgd", "lbfgs"]
+
+
+@jax.custom_vjp
+def broken(images, amount):
+    """The images, whose first pixel's gradient is `amount`."""
+    return images
+
+
+broken.defvjp(
+    lambda images, amount: (images, amount),
+    lambda amount, cotangent: (cotangent.at[:, 0, 0, 0].set(amount), jnp.zeros_like(amount)),
+)
+
+
+def breaking(variables, images):
+    return linear(variables["weights"], broken(images, variables["amount"]))
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=NAMES)
+def test_one_entry_that_is_not_finite_leaves_the_rest_of_the_attack(attack):
+    plain = perturb(attack, PLAIN, IMAGES, LABELS, jax.random.key(0))
+    assert plain.success.mean() > 0.5
+    assert not plain.non_finite.any()
+    for amount in (np.nan, np.inf, -np.inf):
+        classifier = from_function(breaking, {"weights": PLAIN.variables, "amount": jnp.float32(amount)})
+        result = perturb(attack, classifier, IMAGES, LABELS, jax.random.key(0))
+        np.testing.assert_array_equal(result.success, plain.success)
+        assert np.isfinite(np.asarray(result.image)).all()
+        assert result.non_finite.all()
+        assert result.summary() == plain.summary() + "; 9 with gradients not finite"
+    assert not perturb(square(0.1, queries=3), classifier, IMAGES, LABELS, jax.random.key(0)).non_finite.any()
+
+
+def rooted(variables, images):
+    """A network that begins with a root, of some pixels or of all; the gradient of a black one is infinite or NaN."""
+    return linear(variables["weights"], jnp.where(variables["where"], jnp.sqrt(images), images))
+
+
+@pytest.mark.parametrize("attack", [fgs(0.2), pgd(0.2, step_size=0.1, steps=3)], ids=["fgs", "pgd"])
+def test_a_root_of_black_pixels_does_not_look_robust(attack):
+    images, key = IMAGES * (np.random.default_rng(0).random((9, 6, 6, 1)) < 0.4), jax.random.key(0)
+    for share in (1 / 36, 1.0):
+        where = (np.arange(36) < 36 * share).reshape(6, 6, 1)
+        classifier = from_function(rooted, {"weights": WEIGHTS, "where": where})
+        result = perturb(attack, classifier, images, classifier(images).argmax(-1), key)
+        assert result.success.mean() > 0.8
+        assert result.non_finite.any()
+
+
+@jax.custom_vjp
+def overflowing(images):
+    """The images, whose gradient is beyond what float32 holds."""
+    return images
+
+
+overflowing.defvjp(lambda images: (images, ()), lambda _, cotangent: (cotangent * 1e38 * 1e38,))
+
+
+def test_a_gradient_of_infinities_still_says_which_way():
+    result = perturb(fgs(), from_function(lambda w, x: linear(w, overflowing(x)), PLAIN.variables), IMAGES, LABELS)
+    plain = perturb(fgs(), PLAIN, IMAGES, LABELS)
+    np.testing.assert_array_equal(result.image[:, 1:], plain.image[:, 1:])
+    assert result.success.all()
+    assert result.non_finite.all()
+
+
+def test_a_gradient_of_nan_alone_is_no_direction():
+    def lost(weights, images):
+        return linear(weights, images) + 0 * jnp.sqrt(images - images).sum((1, 2, 3))[:, None]
+
+    classifier = from_function(lost, WEIGHTS)
+    labels = classifier(IMAGES).argmax(-1)
+    for attack in (fgs(), apgd(0.1, steps=3, random_start=False)):
+        result = perturb(attack, classifier, IMAGES, labels)
+        assert set(np.asarray(result.failure)) == {Failure.NO_DIRECTION}
+        np.testing.assert_array_equal(result.image, IMAGES)
+        assert result.non_finite.all()
+
+
+def test_what_is_made_finite():
+    gradient = jnp.array([1.0, -3.0, jnp.nan, jnp.inf, -jnp.inf, 0.0])
+    finite, was_not = made_finite(gradient)
+    np.testing.assert_array_equal(finite, [1, -3, 0, 3, -3, 0])
+    assert was_not
+    np.testing.assert_array_equal(made_finite(jnp.array([jnp.inf, 0.0]))[0], [1, 0])
+    same, was_not = made_finite(gradient[:2])
+    np.testing.assert_array_equal(same, gradient[:2])
+    assert not was_not
