@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 
 import numpy as np
@@ -11,6 +12,8 @@ from advjax.data import Dataset
 from experiments import provenance, store
 from experiments.provenance import commit, data_read, digest
 from experiments.store import open_store
+
+needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="no git")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +27,7 @@ def config_of(folder):
     return json.loads((folder / "config.json").read_text())
 
 
+@needs_git
 def test_the_commit_is_that_of_this_checkout():
     done = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=provenance._HERE.parent, capture_output=True, text=True, check=False
@@ -46,6 +50,7 @@ def git(folder, *arguments):
     subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
 
 
+@needs_git
 def test_changed_files_make_it_dirty_and_other_peoples_repositories_do_not_count(tmp_path, monkeypatch, uncached):
     here = tmp_path / "provenance.py"
     here.write_text("1")

@@ -1,5 +1,6 @@
 """The list of mutations fits the code, and its runner tells a caught one from one that survives."""
 
+import shutil
 import subprocess
 
 import pytest
@@ -25,6 +26,8 @@ def test_the_three_experiments_have_mutations():
 @pytest.fixture
 def project(tmp_path):
     """A checkout of one function and a test that knows one of its two promises."""
+    if shutil.which("git") is None:
+        pytest.skip("no git")
     (tmp_path / "tests" / "mutations").mkdir(parents=True)
     (tmp_path / "code.py").write_text("def halves(x):\n    assert x >= 0\n    return x / 2\n")
     (tmp_path / "tests" / "test_code.py").write_text(
