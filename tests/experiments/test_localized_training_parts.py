@@ -67,6 +67,7 @@ def test_attacks_change_their_region_alone_by_at_most_epsilon(name, localize, di
         assert own[allowed].any()
 
 
+@pytest.mark.slow  # what they are given is in test_localized_training_handed.py
 def test_apgd_and_square_are_run_beside_pgd():
     weights = jax.random.normal(jax.random.key(0), (784, 10))
     classifier = from_function(lambda w, x: x.reshape(x.shape[0], -1) @ w, weights)
