@@ -96,7 +96,8 @@ class TargetedDLR:
 
     Neither shifting nor scaling the logits changes it, so that a softmax which saturates cannot hide the gradient.
     It needs four classes.  A masked class counts as the model gives it, where it is among the four: at -1e9 the ratio
-    is tiny, and its gradient that of `h_t - h_y`; one at -infinity is taken to be at the lowest logit that is finite.
+    is tiny, and its gradient that of `h_t - h_y`; one at -infinity is taken to be as far below the lowest finite logit
+    as that is below the largest.
 
     Attributes:
       rank: the target t is the class of the rank-th largest clean logit among the classes other than y, from 1.
@@ -108,9 +109,9 @@ class TargetedDLR:
         if logits.shape[-1] < 4:
             raise ValueError(f"the difference-of-logits ratio needs 4 classes or more, got {logits.shape[-1]}")
         target = ranked_class(clean_logits, label, self.rank)
-        finite = jnp.isfinite(logits)
-        lowest = jnp.min(jnp.where(finite, logits, jnp.full_like(logits, jnp.inf)))
-        logits = jnp.where(logits == -jnp.inf, jax.lax.stop_gradient(lowest), logits)
+        lowest = jnp.min(jnp.where(jnp.isfinite(logits), logits, jnp.full_like(logits, jnp.inf)))
+        below = jax.lax.stop_gradient(2 * lowest - jnp.max(logits))
+        logits = jnp.where(logits == -jnp.inf, below, logits)
         top, _ = jax.lax.top_k(logits, 4)
         spread = top[0] - 0.5 * (top[2] + top[3])
         # As in the authors' code: logits that are all equal have no spread.
