@@ -4,6 +4,7 @@ A compiled program cannot raise, so that it carries these flags out, one set for
 reads them on the host: `perturb` raises or warns; in a `jit` of your own `Perturbation.check` does so afterwards.
 """
 
+import dataclasses
 import warnings
 from enum import IntFlag
 from typing import Any
@@ -23,6 +24,7 @@ __all__ = [
     "model_faults",
     "model_texts",
     "raise_faults",
+    "target_faults",
     "warn_faults",
 ]
 
@@ -48,6 +50,8 @@ class Fault(IntFlag):
     """The model answers an image otherwise beside other images than alone (set for every image)."""
     RANDOM = 64
     """The model draws random numbers, of which the attack saw one fixed draw (set for every image)."""
+    UNKNOWN_TARGET = 128
+    """The target, or the rank, that the attack has for the image is no class of the model."""
 
 
 # What is raised for, and what is only warned of.
@@ -58,6 +62,7 @@ _TEXTS = {
     Fault.OFF_GRID: "images must be on the grid of the attack's levels (k/255 by default), got values between the "
     "levels, which were rounded: round them before, or make the attack with levels=None",
     Fault.UNKNOWN_LABEL: "labels must be classes of the model, got others",
+    Fault.UNKNOWN_TARGET: "targets must be classes of the model, and ranks fewer than those, got others",
 }
 _WARNINGS = {
     Fault.PROBABILITIES: "the classifier seems to return probabilities (non-negative, summing to 1): attacks need "
@@ -103,6 +108,18 @@ def image_faults(attack: Any, images: jax.Array, labels: jax.Array, classes: int
     )
 
 
+def target_faults(attack: Any, classes: int) -> jax.Array:
+    """The faults of an attack on one image, whose numbers are scalars: of its targets and ranks, an int32."""
+    unknown = jnp.zeros((), jnp.bool_)
+    for part in walk(attack):
+        fields = [f.name for f in dataclasses.fields(part) if f.metadata.get("rank") == 0]
+        given = [getattr(part, name) for name in fields if name in ("target", "rank")]
+        for number in given:
+            if number is not None:
+                unknown = unknown | (jnp.asarray(number) < 0) | (jnp.asarray(number) >= classes)
+    return add_bits({Fault.UNKNOWN_TARGET: unknown})
+
+
 def model_faults(logits: jax.Array) -> jax.Array:
     """The faults of the model that the clean logits [..., K] of a batch tell, an int32."""
     sums = jnp.abs(jnp.sum(logits, axis=-1) - 1.0) < 1e-3
@@ -112,7 +129,7 @@ def model_faults(logits: jax.Array) -> jax.Array:
 def add_bits(flags: dict[Fault, jax.Array]) -> jax.Array:
     """Flags by the fault that they are of, as bits of int32."""
     bits = [jnp.where(flag, jnp.int32(fault), jnp.int32(0)) for fault, flag in flags.items()]
-    return jnp.sum(jnp.stack(bits), axis=0)
+    return jnp.sum(jnp.stack(bits), axis=0, dtype=jnp.int32)
 
 
 def count_faults(faults: np.ndarray) -> list[str]:

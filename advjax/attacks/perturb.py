@@ -13,7 +13,7 @@ from advjax.attacks.checks import Facts, check_facts, check_inputs, collect_fact
 from advjax.attacks.consistency import consistency_faults
 from advjax.attacks.constraints import Quantise
 from advjax.attacks.criteria import criterion_of
-from advjax.attacks.faults import image_faults, model_faults, warn_faults
+from advjax.attacks.faults import image_faults, model_faults, target_faults, warn_faults
 from advjax.attacks.perturbation import Perturbation
 from advjax.classifier import Classifier
 from advjax.fastcpu import accelerate
@@ -132,8 +132,8 @@ def _with_faults(
     classes = logits.shape[-1]
     faults = image_faults(attack, given, labels, classes) | model_faults(logits)
     faults = faults | consistency_faults(classifier, jnp.clip(given, 0.0, 1.0))
-    result = dataclasses.replace(result, faults=jnp.broadcast_to(faults, result.success.shape))
-    return result, collect_facts(faults, given, labels, classes)
+    faults = result.faults | jnp.broadcast_to(faults, result.success.shape)
+    return dataclasses.replace(result, faults=faults), collect_facts(faults, given, labels, classes)
 
 
 def _attack_batch(
@@ -184,7 +184,7 @@ def _attack_one(attack: Any, classifier: Classifier, image: jax.Array, label: ja
         calls=state.calls + 2,
         failure=jnp.where(success, Failure.NONE, failure).astype(jnp.int8),
         non_finite=state.non_finite,
-        faults=jnp.zeros_like(label),
+        faults=jnp.zeros_like(label) | target_faults(attack, clean_logits.shape[-1]),
     )
     return _Outcome(perturbation, clean_logits)
 

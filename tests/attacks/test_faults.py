@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advjax import fgs, from_function, perturb, stack
-from advjax.attacks import Fault, image_faults, steepest
+from advjax import fgs, from_function, hot_cold, perturb, stack
+from advjax.attacks import Fault, image_faults, steepest, targeted
 from tests.models_for_tests import grid_images, linear, linear_weights
 
 CLASSIFIER = from_function(linear, linear_weights(1))
@@ -85,6 +85,16 @@ def test_a_stack_carries_them_for_each_attack():
     images, labels = spoiled()
     run = jax.jit(lambda *batch: perturb(stack([fgs(0.1), fgs(0.2)]), CLASSIFIER, *batch))
     np.testing.assert_array_equal(run(images, labels).faults, [BITS, BITS])
+
+
+def test_targets_and_ranks_beyond_the_classes_do_not_pass_in_silence():
+    targets = np.array([0, 1, 2, 3, 4, 1], np.int32)
+    result = jax.jit(lambda images: perturb(targeted(fgs(0.1), targets), CLASSIFIER, images, LABELS))(GOOD)
+    np.testing.assert_array_equal(result.faults, [0, 0, 0, 0, Fault.UNKNOWN_TARGET, 0])
+    with pytest.raises(ValueError, match=r"targets must be classes of the model, .* \(1 of 6\)"):
+        result.check()
+    ranks = jax.jit(lambda images: perturb(hot_cold(ranks=(3, 4)), CLASSIFIER, images, LABELS))(GOOD)
+    np.testing.assert_array_equal(ranks.faults, [[0] * 6, [Fault.UNKNOWN_TARGET] * 6])
 
 
 def test_probabilities_are_told_of_the_model_with_every_image():
