@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advjax import Failure, fgs, fgv, from_function, perturb, pgd
+from advjax import Failure, fgs, from_function, perturb, pgd
 from advjax.attacks import BestOf, apgd, lbfgs, square
 from advjax.attacks.attack import made_finite
 from tests.models_for_tests import grid_images, linear, linear_weights
@@ -13,19 +13,15 @@ from tests.models_for_tests import grid_images, linear, linear_weights
 IMAGES = grid_images(7, (9, 6, 6, 1))
 IMAGES[:, 0, 0, 0] = 0
 WEIGHTS = linear_weights(3) | {"b": jnp.zeros(4)}
-# What the attacks do where nothing is wrong.
-PLAIN = from_function(linear, WEIGHTS | {"w": WEIGHTS["w"].at[0].set(0.0)})
-LABELS = PLAIN(IMAGES).argmax(-1).astype(jnp.int32)
-ATTACKS = [
-    fgs(),
-    fgs(0.1),
-    fgv(),
-    pgd(0.1, step_size=0.05, steps=3, random_start=False),
-    BestOf(pgd(1.0, norm="l2", step_size=0.5, steps=3), 2),
-    apgd(0.1, steps=4, random_start=False),
-    lbfgs(steps=4, searches=4),
-]
-NAMES = ["fgs", "fgs fixed", "fgv", "pgd", "restarts", "apgd", "lbfgs"]
+ATTACKS = {
+    "fgs": fgs(),
+    "fgs fixed": fgs(0.1),
+    "pgd": pgd(0.1, step_size=0.05, steps=3, random_start=False),
+    "restarts": BestOf(pgd(1.0, norm="l2", step_size=0.5, steps=3), 2),
+    "apgd": apgd(0.1, steps=4, random_start=False),
+    "lbfgs": lbfgs(steps=4, searches=4),
+}
+SLOW = {"pgd", "restarts"}
 
 
 @jax.custom_vjp
@@ -44,19 +40,32 @@ def breaking(variables, images):
     return linear(variables["weights"], broken(images, variables["amount"]))
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=NAMES)
-def test_one_entry_that_is_not_finite_leaves_the_rest_of_the_attack(attack):
-    plain = perturb(attack, PLAIN, IMAGES, LABELS, jax.random.key(0))
+def with_gradient(amount):
+    weights = WEIGHTS | {"w": WEIGHTS["w"].at[0].set(0.0)}
+    return from_function(breaking, {"weights": weights, "amount": jnp.float32(amount)})
+
+
+# What the attacks do where nothing is wrong: the first pixel plays no part.
+PLAIN = with_gradient(0.0)
+LABELS = PLAIN(IMAGES).argmax(-1).astype(jnp.int32)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in ATTACKS])
+def test_one_entry_that_is_not_finite_leaves_the_rest_of_the_attack(name):
+    plain = perturb(ATTACKS[name], PLAIN, IMAGES, LABELS, jax.random.key(0))
     assert plain.success.mean() > 0.5
     assert not plain.non_finite.any()
     for amount in (np.nan, np.inf, -np.inf):
-        classifier = from_function(breaking, {"weights": PLAIN.variables, "amount": jnp.float32(amount)})
-        result = perturb(attack, classifier, IMAGES, LABELS, jax.random.key(0))
+        result = perturb(ATTACKS[name], with_gradient(amount), IMAGES, LABELS, jax.random.key(0))
         np.testing.assert_array_equal(result.success, plain.success)
         assert np.isfinite(np.asarray(result.image)).all()
         assert result.non_finite.all()
         assert result.summary() == plain.summary() + "; 9 with gradients not finite"
-    assert not perturb(square(0.1, queries=3), classifier, IMAGES, LABELS, jax.random.key(0)).non_finite.any()
+
+
+def test_an_attack_without_gradients_has_none_that_is_not_finite():
+    result = perturb(square(0.1, queries=3), with_gradient(np.nan), IMAGES, LABELS, jax.random.key(0))
+    assert not result.non_finite.any()
 
 
 def rooted(variables, images):
@@ -85,7 +94,11 @@ overflowing.defvjp(lambda images: (images, ()), lambda _, cotangent: (cotangent 
 
 
 def test_a_gradient_of_infinities_still_says_which_way():
-    result = perturb(fgs(), from_function(lambda w, x: linear(w, overflowing(x)), PLAIN.variables), IMAGES, LABELS)
+    def model(variables, images):
+        return linear(variables, overflowing(images))
+
+    weights = PLAIN.variables["weights"]
+    result = perturb(fgs(), from_function(model, weights), IMAGES, LABELS)
     plain = perturb(fgs(), PLAIN, IMAGES, LABELS)
     np.testing.assert_array_equal(result.image[:, 1:], plain.image[:, 1:])
     assert result.success.all()
@@ -97,12 +110,10 @@ def test_a_gradient_of_nan_alone_is_no_direction():
         return linear(weights, images) + 0 * jnp.sqrt(images - images).sum((1, 2, 3))[:, None]
 
     classifier = from_function(lost, WEIGHTS)
-    labels = classifier(IMAGES).argmax(-1)
-    for attack in (fgs(), apgd(0.1, steps=3, random_start=False)):
-        result = perturb(attack, classifier, IMAGES, labels)
-        assert set(np.asarray(result.failure)) == {Failure.NO_DIRECTION}
-        np.testing.assert_array_equal(result.image, IMAGES)
-        assert result.non_finite.all()
+    result = perturb(fgs(), classifier, IMAGES, classifier(IMAGES).argmax(-1))
+    assert set(np.asarray(result.failure)) == {Failure.NO_DIRECTION}
+    np.testing.assert_array_equal(result.image, IMAGES)
+    assert result.non_finite.all()
 
 
 def test_what_is_made_finite():
