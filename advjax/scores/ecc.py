@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,16 +10,25 @@ from jax.typing import ArrayLike
 
 from advjax.scores import ecc_iteration as iteration
 from advjax.scores.ecc_iteration import Settings
-from advjax.scores.ecc_pixels import REACH, halved, halved_mask, prepare
+from advjax.scores.ecc_pixels import REACH, Pixels, halved, halved_mask, prepare
 from advjax.scores.masks import Masks, check_mask, eroded, known_overlap, stacked
 from advjax.scores.norms import check_pair, widened
-from advjax.scores.warp import INTERPOLATIONS, MOTIONS, Interpolation, Motion, frame_of, motion_matrix, warp_image
+from advjax.scores.warp import (
+    INTERPOLATIONS,
+    MOTIONS,
+    Frame,
+    Interpolation,
+    Motion,
+    frame_of,
+    motion_matrix,
+    warp_image,
+)
 
-__all__ = ["Alignment", "align", "check_overlap", "check_settings", "ecc_align"]
+__all__ = ["SMALLEST_SIDE", "Alignment", "align", "check_overlap", "check_settings", "ecc_align"]
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-_SMALLEST_SIDE = 8
-_LEAST_PIXELS = _SMALLEST_SIDE**2
+SMALLEST_SIDE = 8
+_LEAST_PIXELS = SMALLEST_SIDE**2
 _NEAR = 0.02
 """Distance to the optimum, in half sides, up to which the optimality condition is trusted for a derivative."""
 
@@ -141,10 +151,10 @@ def check_settings(settings: Settings, shape: tuple[int, ...]) -> None:
         raise ValueError(f"interpolation: expected one of {INTERPOLATIONS}, got {settings.interpolation!r}")
     if settings.levels < 1:
         raise ValueError(f"levels: expected at least 1, got {settings.levels}")
-    if min(height, width) < _SMALLEST_SIDE << (settings.levels - 1):
+    if min(height, width) < SMALLEST_SIDE << (settings.levels - 1):
         raise ValueError(
             f"image: {settings.levels} pyramid levels need sides of at least "
-            f"{_SMALLEST_SIDE << (settings.levels - 1)} pixels, got {height} x {width}"
+            f"{SMALLEST_SIDE << (settings.levels - 1)} pixels, got {height} x {width}"
         )
 
 
@@ -170,26 +180,36 @@ def align(
     iterations: ArrayLike,
     tolerance: ArrayLike,
     settings: Settings,
+    sizes: jax.Array | None = None,
 ) -> Alignment:
-    """`ecc_align` on checked arguments, to be called from a compiled function."""
+    """`ecc_align` on checked arguments, to be called from a compiled function.
+
+    With `sizes`, int32 [..., 2], as if each array ended after so many rows and columns.
+    """
     *batch, height, width, channels = image.shape
     image, template = widened(image), widened(template)
     images, templates = (pixels.reshape(-1, height, width, channels) for pixels in (image, template))
     if not images.shape[0]:
         raise ValueError(f"image: expected at least one image, got shape {image.shape}")
     masks = (stacked(masks[0], image.shape), stacked(masks[1], image.shape))
+    sizes = None if sizes is None else jnp.asarray(sizes, jnp.int32).reshape(-1, 2)
+    frame, pair = frame_of(height, width, sizes, image.dtype), jnp.arange(len(images))
+    if not frame.filled:
+        inside = jax.vmap(lambda pair: frame.of(pair).inside())(pair)
+        images, templates = (jnp.where(inside[..., None], pixels, 0) for pixels in (images, templates))
+        image_mask, template_mask = (None if mask is None else mask & inside for mask in masks)
+        masks = (image_mask, template_mask)
     tolerance = jnp.asarray(tolerance, image.dtype)
     parameters, correlation, count, converged = _estimate(
-        settings, _luma(images), _luma(templates), masks, jnp.asarray(iterations, jnp.int32), tolerance
+        settings, _luma(images), _luma(templates), masks, sizes, jnp.asarray(iterations, jnp.int32), tolerance
     )
-    to_pixels = jnp.asarray(frame_of(height, width).to_pixels(), image.dtype)
-    to_frame = jnp.linalg.inv(to_pixels)
 
-    def in_pixels(parameters: jax.Array) -> jax.Array:
-        matrix = motion_matrix(parameters, settings.motion)
-        return jnp.linalg.multi_dot([to_pixels, matrix, to_frame], precision=jax.lax.Precision.HIGHEST)
+    def in_pixels(pair: jax.Array, parameters: jax.Array) -> jax.Array:
+        to_pixels = jnp.asarray(frame.of(pair).to_pixels(), image.dtype)
+        chain = [to_pixels, motion_matrix(parameters, settings.motion), jnp.linalg.inv(to_pixels)]
+        return jnp.linalg.multi_dot(chain, precision=jax.lax.Precision.HIGHEST)
 
-    warp = jax.vmap(in_pixels)(parameters)
+    warp = jax.vmap(in_pixels)(pair, parameters)
     warped, mask = _see(images, warp, masks, settings.interpolation)
     corner = warp[:, 2:, 2:]
     warp = warp / jnp.where(jnp.abs(corner) > 1e-6, corner, 1)
@@ -234,18 +254,20 @@ def _estimate(
     images: jax.Array,
     templates: jax.Array,
     masks: Masks,
+    sizes: jax.Array | None,
     iterations: jax.Array,
     tolerance: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Parameters [N, k], correlation, iterations and convergence [N] for grey images [N, H, W]."""
-    pyramid = [((images, templates, *masks), frame_of(*images.shape[1:]))]
+    frame = frame_of(images.shape[1], images.shape[2], sizes, images.dtype)
+    pyramid = [((images, templates, *masks), frame)]
     for _ in range(settings.levels - 1):
         (images, templates, *larger), frame = pyramid[-1]
-        smaller = (halved_mask(larger[0]), halved_mask(larger[1]))
-        pyramid.append(((halved(images), halved(templates), *smaller), frame.halved()))
+        smaller = (halved_mask(frame, larger[0]), halved_mask(frame, larger[1]))
+        pyramid.append(((halved(frame, images), halved(frame, templates), *smaller), frame.halved()))
     parameters = jnp.zeros((images.shape[0], MOTIONS[settings.motion]), images.dtype)
     for depth, (pair, frame) in reversed(list(enumerate(pyramid))):
-        pixels = jax.vmap(partial(prepare, frame, settings.blur))(*pair)
+        pixels = jax.vmap(partial(_prepare, settings, frame))(jnp.arange(len(images)), *pair)
         values = pixels.values.reshape(-1, pixels.values.shape[-1])
         level = iteration.Level(values, pixels.template, pixels.least_overlap, parameters)
         # Only the finest level must beat the identity; the coarser ones just look for a start.
@@ -258,28 +280,39 @@ def _estimate(
 @_estimate.defjvp
 def _estimate_jvp(settings: Settings, primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     """Implicit function theorem: dp = -(dF/dp)^-1 dF, F the optimality condition at the full resolution."""
-    images, templates, masks, *_ = primals
+    images, templates, masks, sizes, *_ = primals
     result = _estimate(settings, *primals)
     parameters, _, count, converged = result
-    frame = frame_of(*images.shape[1:])
+    frame = frame_of(images.shape[1], images.shape[2], sizes, images.dtype)
 
-    def condition(masks: Masks, parameters: jax.Array, image: jax.Array, template: jax.Array) -> tuple:
-        pixels = prepare(frame, settings.blur, image, template, *masks)
-        warped = iteration.read(settings, frame, parameters, pixels.values, 0)
-        gram = iteration.gram_matrix(settings, frame, parameters, warped, pixels.template)
-        return iteration.optimality(gram)
-
-    def one(parameters: jax.Array, pair: tuple, tangent: tuple, masks: Masks, converged: jax.Array) -> tuple:
-        (residual, _), (moved, _) = jax.jvp(partial(condition, masks, parameters), pair, tangent)
-        slope = jax.jacfwd(lambda p: condition(masks, p, *pair)[0])(parameters)
+    def one(
+        number: jax.Array, parameters: jax.Array, pair: tuple, tangent: tuple, masks: Masks, converged: jax.Array
+    ) -> tuple:
+        condition = partial(_condition, settings, frame.of(number), masks)
+        (residual, _), (moved, _) = jax.jvp(partial(condition, parameters), pair, tangent)
+        slope = jax.jacfwd(lambda p: condition(p, *pair)[0])(parameters)
         newton = jnp.linalg.solve(slope, residual)
         stationary = converged & jnp.isfinite(newton).all() & (jnp.abs(newton).max() < _NEAR)
         slope = jnp.where(stationary, slope, jnp.eye(len(slope), dtype=slope.dtype))
         d_parameters = jnp.where(stationary, -jnp.linalg.solve(slope, moved), 0)
         along = (d_parameters, *tangent)
-        _, (_, d_correlation) = jax.jvp(partial(condition, masks), (parameters, *pair), along)
+        _, (_, d_correlation) = jax.jvp(condition, (parameters, *pair), along)
         return d_parameters, d_correlation
 
-    d_parameters, d_correlation = jax.vmap(one)(parameters, (images, templates), tangents[:2], masks, converged)
+    each = (jnp.arange(len(images)), parameters, (images, templates), tangents[:2], masks, converged)
+    d_parameters, d_correlation = jax.vmap(one)(*each)
     no_tangent = [jnp.zeros(leaf.shape, jax.dtypes.float0) for leaf in (count, converged)]
     return result, (d_parameters, d_correlation, *no_tangent)
+
+
+def _prepare(settings: Settings, frame: Frame, number: jax.Array, *pair: Any) -> Pixels:
+    return prepare(frame.of(number), settings.blur, *pair)
+
+
+def _condition(
+    settings: Settings, frame: Frame, masks: Masks, parameters: jax.Array, image: jax.Array, template: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """0 where the iteration rests, and the correlation there."""
+    pixels = prepare(frame, settings.blur, image, template, *masks)
+    warped = iteration.read(settings, frame, parameters, pixels.values, 0)
+    return iteration.optimality(iteration.gram_matrix(settings, frame, parameters, warped, pixels.template))

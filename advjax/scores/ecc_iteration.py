@@ -69,6 +69,9 @@ def read(
 ) -> jax.Array:
     """The image that starts at row `first` of `values`, with what belongs to it, seen through the warp: [P, 4 or 5]."""
     *_, column, row = _points(settings, frame, parameters)
+    if not frame.filled:
+        last = jnp.stack([frame.columns - 1, frame.rows - 1]).astype(column.dtype)
+        column, row = jnp.clip(column, 0, last[0]), jnp.clip(row, 0, last[1])
     return sample(values, frame.height, frame.width, column, row, first, settings.interpolation)
 
 
@@ -189,7 +192,7 @@ def _entry(level: Level, from_identity: bool, index: jax.Array) -> _Slot:
 def _look(settings: Settings, frame: Frame, level: Level, slot: _Slot) -> jax.Array:
     pairs, pixels, _ = level.template.shape
     first = jnp.minimum(slot.pair, pairs - 1) * pixels
-    return read(settings, frame, slot.parameters, level.values, first)
+    return read(settings, frame.of(slot.pair), slot.parameters, level.values, first)
 
 
 def _advance(
@@ -203,7 +206,7 @@ def _advance(
 ) -> tuple[_Slot, jax.Array, jax.Array]:
     """Judges the slot's warp and proposes the next: the slot, whether it has settled, whether it is done."""
     template = level.template.at[slot.pair].get(mode="clip")
-    gram = gram_matrix(settings, frame, slot.parameters, slot.warped, template)
+    gram = gram_matrix(settings, frame.of(slot.pair), slot.parameters, slot.warped, template)
     correlation = _correlation(gram)
     shown = gram[-1, -1] >= level.least_overlap.at[slot.pair].get(mode="clip")
     first = slot.iterations == 0

@@ -9,7 +9,7 @@ import numpy as np
 from advjax.scores.masks import eroded
 from advjax.scores.warp import Frame
 
-__all__ = ["REACH", "halved", "halved_mask", "prepare", "validity"]
+__all__ = ["REACH", "Pixels", "halved", "halved_mask", "prepare", "validity"]
 
 _BLUR = 2
 """Reach of the blur: so many pixels from the border, or from a masked pixel, it is made of the picture alone."""
@@ -46,11 +46,11 @@ def prepare(
     """
     masked = image_mask is not None or template_mask is not None
     reach = _BLUR if blur else 0
-    image, image_flat, image_valid = _smooth(image, image_mask, blur, reach + _DERIVATIVE + _INTERPOLATION)
-    template, template_flat, template_valid = _smooth(template, template_mask, blur, reach)
-    mirrored = jnp.pad(image, 1, mode="reflect")
-    d_x = (mirrored[1:-1, 2:] - mirrored[1:-1, :-2]) * (frame.scale / 2)
-    d_y = (mirrored[2:, 1:-1] - mirrored[:-2, 1:-1]) * (frame.scale / 2)
+    image, image_flat, image_valid = _smooth(frame, image, image_mask, blur, reach + _DERIVATIVE + _INTERPOLATION)
+    template, template_flat, template_valid = _smooth(frame, template, template_mask, blur, reach)
+    across, down = _mirrored(image, 1, 1, frame.columns), _mirrored(image, 1, 0, frame.rows)
+    d_x = (across[:, 2:] - across[:, :-2]) * (frame.scale / 2)
+    d_y = (down[2:] - down[:-2]) * (frame.scale / 2)
     whole = jnp.asarray(unmirrored(frame, blur), image.dtype).reshape(image.shape)
     shares = [
         (jnp.maximum(whole, flat) * valid).sum()
@@ -62,11 +62,9 @@ def prepare(
     return Pixels(values.reshape(-1, values.shape[-1]), compared.reshape(-1, compared.shape[-1]), least_overlap)
 
 
-def unmirrored(frame: Frame, blur: bool) -> np.ndarray:
+def unmirrored(frame: Frame, blur: bool) -> np.ndarray | jax.Array:
     """bool [P], where the blur is made of the picture alone."""
-    inside = np.full((frame.height, frame.width), not blur)
-    inside[_BLUR:-_BLUR, _BLUR:-_BLUR] = True
-    return inside.ravel()
+    return frame.inside(_BLUR if blur else 0).ravel()
 
 
 def validity(
@@ -79,56 +77,79 @@ def validity(
     """
 
     def well_inside(inset: int) -> jax.Array:
-        return _fade(column, frame.width, inset) * _fade(row, frame.height, inset)
+        return _fade(column, frame.columns, inset) * _fade(row, frame.rows, inset)
 
     flat = jnp.maximum(warped[:, 3], template[:, 1])
     whole = jnp.asarray(unmirrored(frame, blur), flat.dtype)
     valid = well_inside(0) * jnp.maximum(well_inside(_BLUR if blur else 0), flat) * jnp.maximum(whole, flat)
+    if not frame.filled:
+        valid = jnp.where(frame.inside().ravel(), valid, 0)
     return valid if template.shape[1] == 2 else valid * warped[:, 4] * template[:, 2]
 
 
-def _fade(position: jax.Array, side: int, inset: int) -> jax.Array:
+def _fade(position: jax.Array, side: int | jax.Array, inset: int) -> jax.Array:
     """1 from `inset` pixels inside the image on, falling to 0 over one pixel outwards."""
-    return jnp.clip(1 - inset + jnp.minimum(position, side - 1 - position), 0, 1)
+    last = jnp.asarray(side - 1, position.dtype)
+    return jnp.clip(1 - inset + jnp.minimum(position, last - position), 0, 1)
 
 
-def _smooth(image: jax.Array, mask: jax.Array | None, blur: bool, reach: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _smooth(
+    frame: Frame, image: jax.Array, mask: jax.Array | None, blur: bool, reach: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Blurred at zero mean, its flatness and its validity: `reach` pixels from a masked one nothing is valid."""
+    inside = frame.inside()
+    if mask is None and not frame.filled:
+        mask = jnp.asarray(inside)
     if mask is None:
         image = image - image.mean()
         valid = jnp.ones_like(image)
     else:
         mean = jnp.where(mask, image, 0).sum() / jnp.maximum(mask.sum(dtype=image.dtype), 1)
         image = jnp.where(mask, image - mean, 0)
-        valid = eroded(mask, reach).astype(image.dtype)
+        whole = eroded(mask if frame.filled else mask | ~inside, reach)  # The border is no mask.
+        valid = (whole if frame.filled else whole & inside).astype(image.dtype)
     if not blur:
         return image, jnp.ones_like(image), valid
-    blurred = _blurred(image)
-    variance = _blurred(jnp.square(image)) - jnp.square(blurred)
-    flat = jnp.clip(1 - variance / (_FLAT**2 * jnp.square(blurred).mean() + 1e-12), 0, 1)
-    return blurred, flat, valid
+    blurred = _blurred(frame, image)
+    variance = _blurred(frame, jnp.square(image)) - jnp.square(blurred)
+    squared = jnp.square(blurred)
+    power = squared.mean() if frame.filled else jnp.where(inside, squared, 0).sum() / inside.sum(dtype=image.dtype)
+    return blurred, jnp.clip(1 - variance / (_FLAT**2 * power + 1e-12), 0, 1), valid
 
 
-def _blurred(image: jax.Array) -> jax.Array:
+def _blurred(frame: Frame, image: jax.Array) -> jax.Array:
     """OpenCV's 5 x 5 Gaussian, [1, 4, 6, 4, 1] / 16 each way, mirrored about the border pixel."""
-    for axis, side in enumerate(image.shape):
-        mirrored = jnp.pad(image, [(2, 2) if a == axis else (0, 0) for a in range(2)], mode="reflect")
+    for axis, (side, lines) in enumerate(zip(image.shape, (frame.rows, frame.columns), strict=True)):
+        mirrored = _mirrored(image, 2, axis, lines)
         tap = [jax.lax.slice_in_dim(mirrored, k, k + side, axis=axis) for k in range(5)]
         image = (tap[0] + tap[4]) / 16 + (tap[1] + tap[3]) / 4 + tap[2] * 0.375
     return image
 
 
-def halved(images: jax.Array) -> jax.Array:
-    """Means of 2 x 2 blocks of [N, H, W]; an odd side repeats its last line."""
-    return _blocks(images).mean((2, 4))
+def _mirrored(image: jax.Array, reach: int, axis: int, lines: int | jax.Array) -> jax.Array:
+    """`reach` lines more at both ends of an axis, mirrored about the first and the last of the picture's `lines`."""
+    if isinstance(lines, int):
+        return jnp.pad(image, [(reach, reach) if a == axis else (0, 0) for a in range(2)], mode="reflect")
+    line = jnp.abs(jnp.arange(-reach, image.shape[axis] + reach, dtype=jnp.int32))
+    return jnp.take(image, jnp.where(line < lines, line, 2 * (lines - 1) - line), axis, mode="clip")
 
 
-def halved_mask(masks: jax.Array | None) -> jax.Array | None:
+def halved(frame: Frame, images: jax.Array) -> jax.Array:
+    """Means of 2 x 2 blocks of [N, H, W]; an odd side of the picture repeats its last line."""
+    return _blocks(frame, images).mean((2, 4))
+
+
+def halved_mask(frame: Frame, masks: jax.Array | None) -> jax.Array | None:
     """Blocks without an invalid pixel."""
-    return None if masks is None else _blocks(masks).all((2, 4))
+    return None if masks is None else _blocks(frame, masks).all((2, 4))
 
 
-def _blocks(images: jax.Array) -> jax.Array:
-    _, height, width = images.shape
-    even = jnp.pad(images, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge")
-    return even.reshape(-1, (height + 1) // 2, 2, (width + 1) // 2, 2)
+def _blocks(frame: Frame, images: jax.Array) -> jax.Array:
+    height, width = (frame.height + 1) // 2, (frame.width + 1) // 2
+    if isinstance(frame.rows, int):
+        even = jnp.pad(images, ((0, 0), (0, frame.height % 2), (0, frame.width % 2)), mode="edge")
+    else:
+        y = jnp.minimum(jnp.arange(2 * height, dtype=jnp.int32)[None], frame.rows[:, None] - 1)
+        x = jnp.minimum(jnp.arange(2 * width, dtype=jnp.int32)[None], jnp.asarray(frame.columns)[:, None] - 1)
+        even = jax.vmap(lambda image, y, x: image[y[:, None], x[None]])(images, y, x)
+    return even.reshape(-1, height, 2, width, 2)

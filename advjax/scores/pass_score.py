@@ -14,11 +14,11 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from advjax.scores.ecc import Alignment, align, check_overlap, check_settings
+from advjax.scores.ecc import SMALLEST_SIDE, Alignment, align, check_overlap, check_settings
 from advjax.scores.ecc_iteration import Settings
 from advjax.scores.masks import Masks, batched
 from advjax.scores.norms import check_pair
-from advjax.scores.ssim import check_window, check_window_masks, ssim
+from advjax.scores.ssim import WINDOW, check_window, check_window_masks, ssim, ssim_of_sizes
 from advjax.scores.warp import Interpolation, Motion
 
 __all__ = ["PassScore", "pass_score", "pass_scores"]
@@ -58,6 +58,7 @@ def pass_score(
     interpolation: Interpolation = "gather",
     image_mask: jax.Array | None = None,
     template_mask: jax.Array | None = None,
+    sizes: jax.Array | None = None,
 ) -> PassScore:
     """PASS(x~, x) = SSIM(psi(x~, x), x), psi the warp of x~ onto x of greatest ECC (eqs. 1-4).
 
@@ -77,6 +78,9 @@ def pass_score(
       original: x, of the same shape.
       padding: windows of SSIM, "valid" (fully inside; the default) or "same" (one for every pixel).
       motion, iterations, tolerance, levels, interpolation: as for `ecc_align`.
+      sizes: int32 [..., 2], rows and columns of the picture in the upper left corner of each array, where pictures of
+        many sizes share one shape and so one program; every score is as if the array ended there, whatever lies
+        beyond. None: the whole array.
 
     Returns:
       A `PassScore`, finite for finite images.
@@ -101,8 +105,27 @@ def pass_score(
     masks = (image_mask, template_mask)
     check_overlap(masks, np.shape(perturbed))
     check_window_masks("image_mask, template_mask", padding, *masks)
+    if sizes is not None:
+        _check_sizes(sizes, np.shape(perturbed), max(WINDOW, SMALLEST_SIDE << (levels - 1)))
     sharding = _batch_sharding(perturbed)
-    return _jitted_score(perturbed, original, masks, iterations, tolerance, settings, padding, sharding)
+    return _jitted_score(perturbed, original, masks, iterations, tolerance, settings, padding, sharding, sizes)
+
+
+def _check_sizes(sizes: jax.Array, shape: tuple[int, ...], shortest: int) -> None:
+    """Raises unless the sizes fit images of `shape` [..., H, W, C] and, where known, none is below `shortest`."""
+    if not jnp.issubdtype(jnp.result_type(sizes), jnp.integer):
+        raise TypeError(f"sizes: expected integers, got {jnp.result_type(sizes)}")
+    if jnp.shape(sizes) != (*shape[:-3], 2):
+        raise ValueError(f"sizes: expected shape {(*shape[:-3], 2)}, got {jnp.shape(sizes)}")
+    if isinstance(sizes, jax.core.Tracer) or not getattr(sizes, "is_fully_addressable", True):
+        return
+    known = np.asarray(sizes).reshape(-1, 2)
+    bad = ((known < shortest) | (known > shape[-3:-1])).any(-1)
+    if bad.any():
+        raise ValueError(
+            f"sizes: expected {shortest} rows and columns or more and at most {shape[-3:-1]}, got "
+            f"{tuple(known[bad.argmax()].tolist())} in pair {bad.argmax()}"
+        )
 
 
 def _score(
@@ -111,18 +134,20 @@ def _score(
     perturbed: jax.Array,
     original: jax.Array,
     masks: Masks,
+    sizes: jax.Array | None,
     iterations: ArrayLike,
     tolerance: ArrayLike,
 ) -> PassScore:
-    alignment = align(perturbed, original, masks, iterations, tolerance, settings)
+    alignment = align(perturbed, original, masks, iterations, tolerance, settings, sizes)
     given = [mask for mask in masks if mask is not None]
     unaligned = reduce(jnp.logical_and, given) if given else None
-    return PassScore(
-        ssim(alignment.image, original, padding=padding, mask=alignment.mask),
-        ssim(perturbed, original, padding=padding, mask=unaligned),
-        alignment,
-        padding,
-    )
+
+    def similarity(image: jax.Array, mask: jax.Array | None) -> jax.Array:
+        if sizes is None:
+            return ssim(image, original, padding=padding, mask=mask)
+        return ssim_of_sizes(image, original, padding, mask, sizes)
+
+    return PassScore(similarity(alignment.image, alignment.mask), similarity(perturbed, unaligned), alignment, padding)
 
 
 @partial(jax.jit, static_argnames=("settings", "padding", "sharding"))
@@ -135,20 +160,22 @@ def _jitted_score(
     settings: Settings,
     padding: Padding,
     sharding: NamedSharding | None,
+    sizes: jax.Array | None = None,
 ) -> PassScore:
     score = partial(_score, settings, padding)
     masks = (batched(masks[0], perturbed.shape), batched(masks[1], perturbed.shape))
     if sharding is not None:
         # Each device runs its own queue. Left to the partitioner, every one would gather the whole batch.
         batch, limit = sharding.spec, PartitionSpec()
+        leading = PartitionSpec(*batch[: perturbed.ndim - 3])
         score = jax.shard_map(
             score,
             mesh=sharding.mesh,
-            in_specs=(batch, batch, PartitionSpec(*batch[: perturbed.ndim - 3]), limit, limit),
-            out_specs=PartitionSpec(*batch[: perturbed.ndim - 3]),
+            in_specs=(batch, batch, leading, leading, limit, limit),
+            out_specs=leading,
             check_vma=False,
         )
-    return score(perturbed, original, masks, iterations, tolerance)
+    return score(perturbed, original, masks, sizes, iterations, tolerance)
 
 
 def _batch_sharding(images: jax.Array) -> NamedSharding | None:

@@ -11,7 +11,7 @@ import numpy as np
 from advjax.scores.masks import Mask, check_mask, eroded, known_overlap, stacked
 from advjax.scores.norms import check_pair, widened
 
-__all__ = ["WINDOW", "check_window", "check_window_masks", "ssim"]
+__all__ = ["WINDOW", "check_window", "check_window_masks", "ssim", "ssim_of_sizes"]
 
 WINDOW = 11
 """Side of the Gaussian window, sigma 1.5 (Wang et al.)."""
@@ -82,6 +82,42 @@ def ssim(
     else:
         scores = jax.vmap(partial(_masked_mean, similarity, padding))(pair, masks)
     return jnp.minimum(scores, 1).reshape(batch)  # 1 is exceeded by rounding alone.
+
+
+def ssim_of_sizes(
+    perturbed: jax.Array, original: jax.Array, padding: str, mask: jax.Array | None, sizes: jax.Array
+) -> jax.Array:
+    """`ssim` of pictures in the upper left corners of their arrays; `sizes` [..., 2] are their rows and columns."""
+    *batch, height, width, channels = perturbed.shape
+    sizes = jnp.reshape(sizes, (-1, 2))
+    inside = jax.vmap(lambda size: _below(height, size[0])[:, None] & _below(width, size[1])[None])(sizes)
+    inside = inside.reshape(*batch, height, width)
+    if padding == "valid":
+        return ssim(perturbed, original, mask=inside if mask is None else inside & mask)
+    half = WINDOW // 2
+    pair = [widened(image).reshape(-1, height, width, channels) for image in (perturbed, original)]
+    similarity = partial(_similarity, _gaussian_filter(height + half, width + half, "same", pair[0].dtype))
+    windows = inside if mask is None else inside & eroded(mask | ~inside, half)
+
+    def one(x: jax.Array, y: jax.Array, size: jax.Array, windows: jax.Array) -> jax.Array:
+        # As the filter does at the end of an array: mirrored about the edge, as far as a window reaches.
+        row, column = _mirrored(height + half, size[0]), _mirrored(width + half, size[1])
+        scores = similarity(x[row[:, None], column[None]], y[row[:, None], column[None]])[:height, :width]
+        count = windows.sum(dtype=x.dtype) * channels
+        return jnp.where(windows[..., None], scores, 0).sum() / jnp.where(count > 0, count, jnp.nan)
+
+    scores = jax.vmap(one)(pair[0], pair[1], sizes, windows.reshape(-1, height, width))
+    return jnp.minimum(scores, 1).reshape(batch)
+
+
+def _below(count: int, size: jax.Array) -> jax.Array:
+    return jnp.arange(count, dtype=jnp.int32) < size.astype(jnp.int32)
+
+
+def _mirrored(count: int, size: jax.Array) -> jax.Array:
+    """The first `count` indices of a side of `size`, mirrored beyond its edge."""
+    index, size = jnp.arange(count, dtype=jnp.int32), size.astype(jnp.int32)
+    return jnp.where(index < size, index, jnp.maximum(2 * size - 1 - index, 0))
 
 
 def _similarity(filtered: Callable[[jax.Array], jax.Array], x: jax.Array, y: jax.Array) -> jax.Array:

@@ -39,32 +39,65 @@ class Frame(NamedTuple):
 
     One scale serves both axes, so a rotation here is a rotation of pixels. In raw pixel coordinates the
     perspective columns of the Jacobian exceed the others some 1e4 times: too much for float32.
+
+    `height` and `width` are those of the array. The picture has `rows` and `columns` of it, from the upper left corner
+    on: all, or, where pictures of many sizes share a shape, arrays [N] like all that follows.
     """
 
     height: int
     width: int
-    centre_y: float
-    centre_x: float
-    scale: float
+    rows: int | jax.Array
+    columns: int | jax.Array
+    centre_y: float | jax.Array
+    centre_x: float | jax.Array
+    scale: float | jax.Array
+
+    @property
+    def filled(self) -> bool:
+        """Whether the picture is all of the array."""
+        return isinstance(self.rows, int)
+
+    def of(self, pair: jax.Array) -> "Frame":
+        """The frame of one of N pictures; beyond them that of the last."""
+        if self.filled:
+            return self
+        return Frame(self.height, self.width, *(jnp.asarray(part).at[pair].get(mode="clip") for part in self[2:]))
 
     def halved(self) -> "Frame":
         """The frame after averaging 2 x 2 blocks: points of the scene keep their coordinates."""
         return Frame(
             (self.height + 1) // 2,
             (self.width + 1) // 2,
+            (self.rows + 1) // 2,
+            (self.columns + 1) // 2,
             (self.centre_y - 0.5) / 2,
             (self.centre_x - 0.5) / 2,
             self.scale / 2,
         )
 
-    def to_pixels(self) -> np.ndarray:
+    def to_pixels(self) -> jax.Array:
         """[3, 3] matrix taking (X, Y, 1) to pixel coordinates (x, y, 1)."""
-        return np.array([[self.scale, 0, self.centre_x], [0, self.scale, self.centre_y], [0, 0, 1]])
+        return jnp.array([[self.scale, 0, self.centre_x], [0, self.scale, self.centre_y], [0, 0, 1]])
+
+    def inside(self, inset: int = 0) -> jax.Array | np.ndarray:
+        """Which pixels of the array belong to the picture and lie `inset` from its border: bool [H, W]."""
+        y, x = np.mgrid[: self.height, : self.width].astype(np.int32)
+        return (y >= inset) & (y < self.rows - inset) & (x >= inset) & (x < self.columns - inset)
 
 
-def frame_of(height: int, width: int) -> Frame:
-    """The frame with 0 at the image's centre and its longer side spanning [-1, 1]."""
-    return Frame(height, width, (height - 1) / 2, (width - 1) / 2, max(height, width) / 2)
+def frame_of(height: int, width: int, sizes: jax.Array | None = None, dtype: DTypeLike = float) -> Frame:
+    """The frame with 0 at the picture's centre and its longer side spanning [-1, 1].
+
+    Args:
+        height, width: of the arrays.
+        sizes: int32 [N, 2], rows and columns of the picture in each; None: all.
+        dtype: of the coordinates, if there are sizes.
+    """
+    if sizes is None:
+        return Frame(height, width, height, width, (height - 1) / 2, (width - 1) / 2, max(height, width) / 2)
+    rows, columns = sizes.T
+    centre_y, centre_x, scale = jnp.stack([rows - 1, columns - 1, jnp.maximum(rows, columns)]).astype(dtype) / 2
+    return Frame(height, width, rows, columns, centre_y, centre_x, scale)
 
 
 def motion_matrix(parameters: jax.Array, motion: Motion) -> jax.Array:
