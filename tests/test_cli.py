@@ -121,6 +121,14 @@ def test_a_border_of_one_value_is_masked(picture, save, score):
     assert score.seen["masks"] is None
 
 
+def deep(save, p, tmp):
+    import cv2  # Pillow writes no such file
+
+    path = str(tmp / "x.png")
+    cv2.imwrite(path, np.stack([p.astype(np.uint16) * 256 + 77] * 3, -1))
+    return path
+
+
 def huge(save, p, tmp):
     """The header of a PNG file that would fill the memory."""
     header = b"IHDR" + struct.pack(">IIBBBBB", 1 << 30, 1 << 30, 8, 2, 0, 0, 0)
@@ -138,6 +146,7 @@ def huge(save, p, tmp):
         (lambda save, p, tmp: save("x.tif", p.astype(np.int32)), "x.tif holds signed 32-bit integers .mode I."),
         (lambda save, p, tmp: save("x.png", p[:1, :1]), "is 20x24 with 1 channel.s. but .* is 1x1"),
         (lambda save, p, tmp: (tmp / "x.png").write_text("no image") and str(tmp / "x.png"), "x.png is no readable"),
+        (deep, "x.png has 16-bit color .mode RGB;16., which Pillow cuts to 8 bits: convert it to binary PPM"),
         (huge, "x.png is no readable image: Image size .* exceeds limit"),
         (lambda save, p, tmp: str(tmp / "nowhere.png"), "nowhere.png does not exist"),
         (lambda save, p, tmp: str(tmp), "two files or two folders"),
