@@ -8,7 +8,15 @@ from flax import nnx
 
 from advjax import fgs, fgv, from_function, from_linen, from_nnx, hard_positive, hot_cold, perturb, pgd
 from advjax.attacks import apgd, lbfgs, localized_pgd, square, steepest, targeted
-from tests.models_for_tests import LinenNet, NnxNet, convolutional, convolutional_weights, grid_images
+from tests.models_for_tests import (
+    LinenNet,
+    NnxNet,
+    convolutional,
+    convolutional_weights,
+    grid_images,
+    linear,
+    linear_weights,
+)
 
 IMAGES = jnp.asarray(grid_images(3, (8, 8, 8, 1)))
 LABELS = jnp.arange(8, dtype=jnp.int32) % 5
@@ -22,7 +30,7 @@ def traced():
 
     def model(weights, images):
         count.append(1)
-        return convolutional(weights, images)
+        return linear(weights, images)
 
     return model, count
 
@@ -52,10 +60,10 @@ def traced():
 )
 def test_nothing_that_keeps_its_shape_is_traced_again(calls, traced):
     model, count = traced
-    perturb(calls[0](), from_function(model, convolutional_weights(0)), IMAGES, LABELS, jax.random.key(0))
+    perturb(calls[0](), from_function(model, linear_weights(0, 64, 5)), IMAGES, LABELS, jax.random.key(0))
     first = len(count)
     # The second call with new weights, images, labels, key and numbers.
-    perturb(calls[1](), from_function(model, convolutional_weights(1)), IMAGES[::-1], LABELS[::-1], jax.random.key(1))
+    perturb(calls[1](), from_function(model, linear_weights(1, 64, 5)), IMAGES[::-1], LABELS[::-1], jax.random.key(1))
     assert len(count) == first
 
 
@@ -73,15 +81,21 @@ def test_draws_depend_on_key_and_index_alone():
 @pytest.mark.parametrize(
     "attack",
     [
-        fgs(0.1, levels=None),
-        fgv(levels=None),
+        # A stack with a search, one that draws, one that stops early; three programs each.
         hot_cold(ranks=(1, 2), levels=None),
         pgd(0.1, levels=None, **PGD),
-        steepest("l2", 0.5, levels=None),
-        localized_pgd("background", 0.1, levels=None, **PGD),
         apgd(0.1, steps=5, levels=None),
-        pytest.param(square(0.5, norm="l2", queries=10, levels=None), marks=pytest.mark.slow),
-        pytest.param(lbfgs(steps=3, searches=3, levels=None), marks=pytest.mark.slow),
+        *(
+            pytest.param(attack, marks=pytest.mark.slow)
+            for attack in (
+                fgs(0.1, levels=None),
+                fgv(levels=None),
+                steepest("l2", 0.5, levels=None),
+                localized_pgd("background", 0.1, levels=None, **PGD),
+                square(0.5, norm="l2", queries=10, levels=None),
+                lbfgs(steps=3, searches=3, levels=None),
+            )
+        ),
     ],
 )
 def test_alone_in_a_batch_and_on_eight_devices(attack):
