@@ -16,8 +16,8 @@ def readme(experiment):
     return " ".join((EXPERIMENTS / experiment / "README.md").read_text().split())
 
 
-def metrics(experiment):
-    with open(EXPERIMENTS / experiment / "results" / "cpu" / "metrics.csv") as file:
+def metrics(experiment, preset="cpu"):
+    with open(EXPERIMENTS / experiment / "results" / preset / "metrics.csv") as file:
         return list(csv.DictReader(file))
 
 
@@ -38,6 +38,19 @@ def test_hard_positives_errors_and_distances():
     for kind, anchor in {"FGS": 30.5, "FGV": 18.9, "HC-1": 18.8, "HC-5": 21.3, "HC-9": 23.6}.items():
         off = 100 * (value[f"train/{kind}", "l2_per_pixel"] / anchor - 1)
         assert f"{abs(off):.1f} % {'lower' if off < 0 else 'higher'} for {kind}" in text, kind
+
+
+def test_hard_positives_of_photographs():
+    text = readme("hard_positives")
+    value = {(r["item"], r["metric"]): float(r["value"]) for r in metrics("hard_positives", "imagenet-quick")}
+    types = ("FGS", "FGV", "HC-1", "HC-13", "HC-20")
+    rows = {"PASS (valid)": ("score", 3), "L2 per pixel": ("l2", 2), "L∞": ("linf", 1)}
+    for title, (metric, digits) in rows.items():
+        assert f"| {title} | {' | '.join(f'{value[kind, metric]:.{digits}f}' for kind in types)} |" in text
+    similar = [f"{value[kind, 'similar']:.3f}" for kind in types]
+    assert f"| success and PASS > 0.99 | {' | '.join(similar)} |" in text
+    kept = sum(value[f"HC-{rank}", "kept"] for rank in range(1, 21))
+    assert f"{kept:.0f} of 480 HC images ({100 * kept / 480:.0f} %) have PASS > 0.99" in text
 
 
 def test_robust_optimization_accuracies():
