@@ -32,7 +32,9 @@ def test_is_ssim_of_the_aligned_image(rng):
     perturbed = np.roll(original, 1, axis=2)
     found = pass_score(jnp.asarray(perturbed), jnp.asarray(original))
     np.testing.assert_allclose(found.score, ssim(found.alignment.image, jnp.asarray(original)), atol=1e-6)
-    assert (found.score > found.ssim).all()
+    # The whole shift is undone; were the original warped onto the perturbed image, little would be won.
+    assert (found.score > 0.99).all()
+    assert (found.ssim < 0.95).all()
     same = pass_score(jnp.asarray(original), jnp.asarray(original))
     np.testing.assert_allclose(same.score, 1, atol=1e-5)
 
