@@ -36,8 +36,8 @@ class Settings(NamedTuple):
 class Level(NamedTuple):
     """N pairs at one resolution, P pixels each, read in place by the slots."""
 
-    values: jax.Array  # [N * P, 4 or 5], of `Pixels`
-    template: jax.Array  # [N, P, 2 or 3]
+    values: jax.Array  # [N * P, 3 or 4], of `Pixels`
+    template: jax.Array  # [N, 2 or 3, P]
     least_overlap: jax.Array  # [N]
     start: jax.Array  # [N, k], parameters found so far
 
@@ -47,7 +47,7 @@ class _Slot(NamedTuple):
 
     pair: jax.Array  # which one; N once there is none left
     parameters: jax.Array  # [k], the warp that `warped` shows
-    warped: jax.Array  # [P, 4 or 5], the level's values seen through it
+    warped: jax.Array  # [P, 3 or 4], the level's values seen through it
     correlation: jax.Array  # of the warp before
     first_correlation: jax.Array
     best_parameters: jax.Array
@@ -67,7 +67,7 @@ def _points(settings: Settings, frame: Frame, parameters: jax.Array) -> tuple[ja
 def read(
     settings: Settings, frame: Frame, parameters: jax.Array, values: jax.Array, first: jax.Array | int
 ) -> jax.Array:
-    """The image that starts at row `first` of `values`, with what belongs to it, seen through the warp: [P, 4 or 5]."""
+    """The image that starts at row `first` of `values`, with what belongs to it, seen through the warp: [P, 3 or 4]."""
     *_, column, row = _points(settings, frame, parameters)
     if not frame.filled:
         last = jnp.stack([frame.columns - 1, frame.rows - 1]).astype(column.dtype)
@@ -80,12 +80,12 @@ def gram_matrix(
 ) -> jax.Array:
     """Inner products over the valid pixels of (J_1 .. J_k, image, template, 1): [k + 3, k + 3]."""
     x, y, x_new, y_new, inverse, column, row = _points(settings, frame, parameters)
-    weight = validity(frame, settings.blur, column, row, warped, template)
+    weight = validity(frame, column, row, warped, template)
     valid = jnp.sqrt(jnp.maximum(weight, 1e-12))  # The floor keeps the root's slope finite.
     d_x, d_y = warped[:, 1] * (inverse * valid), warped[:, 2] * (inverse * valid)
     d_w = -(x_new * d_x + y_new * d_y)
     jacobian = [d_x * x, d_y * x, d_w * x, d_x * y, d_y * y, d_w * y, d_x, d_y]
-    rows = jnp.stack([*jacobian, warped[:, 0] * valid, template[:, 0] * valid, valid])
+    rows = jnp.stack([*jacobian, warped[:, 0] * valid, template[0] * valid, valid])
     gram = jnp.matmul(rows, rows.T, precision=jax.lax.Precision.HIGHEST)
     if settings.motion == "homography":
         return gram
@@ -190,7 +190,7 @@ def _entry(level: Level, from_identity: bool, index: jax.Array) -> _Slot:
 
 
 def _look(settings: Settings, frame: Frame, level: Level, slot: _Slot) -> jax.Array:
-    pairs, pixels, _ = level.template.shape
+    pairs, _, pixels = level.template.shape
     first = jnp.minimum(slot.pair, pairs - 1) * pixels
     return read(settings, frame.of(slot.pair), slot.parameters, level.values, first)
 

@@ -24,10 +24,10 @@ _LEAST_OVERLAP = 0.5
 
 
 class Pixels(NamedTuple):
-    """A pair as the iteration reads it, P pixels row by row. The last column is there if there are masks."""
+    """A pair as the iteration reads it, P pixels row by row. The validities are there if there are masks."""
 
-    values: jax.Array  # [P, 4 or 5]: image, its X and Y derivatives, its flatness, its validity
-    template: jax.Array  # [P, 2 or 3]: template, its flatness, its validity
+    values: jax.Array  # [P, 3 or 4]: image, its X and Y derivatives, its validity
+    template: jax.Array  # [2 or 3, P]: template, its flatness, its validity
     least_overlap: jax.Array  # pixels that a warp must show
 
 
@@ -44,92 +44,86 @@ def prepare(
     Flatness, in [0, 1]: a flat border, as around a digit, goes on beyond the picture as its mirror does. Validity:
     0 where a mask has hidden a part of what the value is made of.
     """
-    masked = image_mask is not None or template_mask is not None
-    reach = _BLUR if blur else 0
-    image, image_flat, image_valid = _smooth(frame, image, image_mask, blur, reach + _DERIVATIVE + _INTERPOLATION)
-    template, template_flat, template_valid = _smooth(frame, template, template_mask, blur, reach)
+    image, template = _centered(frame, image, image_mask), _centered(frame, template, template_mask)
+    flat = jnp.ones_like(template)
+    if blur:
+        image, template, squares = _blurred(frame, jnp.stack([image, template, jnp.square(template)]))
+        variance = squares - jnp.square(template)
+        flat = jnp.clip(1 - variance / (_FLAT**2 * _mean(frame, jnp.square(template)) + 1e-12), 0, 1)
     across, down = _mirrored(image, 1, 1, frame.columns), _mirrored(image, 1, 0, frame.rows)
     d_x = (across[:, 2:] - across[:, :-2]) * (frame.scale / 2)
     d_y = (down[2:] - down[:-2]) * (frame.scale / 2)
-    whole = jnp.asarray(unmirrored(frame, blur), image.dtype).reshape(image.shape)
-    shares = [
-        (jnp.maximum(whole, flat) * valid).sum()
-        for flat, valid in ((image_flat, image_valid), (template_flat, template_valid))
-    ]
-    values = jnp.stack([image, d_x, d_y, image_flat, *[image_valid] * masked], -1)
-    compared = jnp.stack([template, template_flat, *[template_valid] * masked], -1)
-    least_overlap = jnp.maximum(_LEAST_OVERLAP * jnp.minimum(*shares), 1)
-    return Pixels(values.reshape(-1, values.shape[-1]), compared.reshape(-1, compared.shape[-1]), least_overlap)
+    values, compared = [image, d_x, d_y], [template, flat]
+    counted = jnp.maximum(flat, jnp.asarray(frame.inside(_BLUR), flat.dtype))
+    shared = (counted if frame.filled else jnp.where(frame.inside(), counted, 0)).sum()
+    if image_mask is not None or template_mask is not None:
+        reach = _BLUR if blur else 0
+        values.append(_valid(frame, image_mask, image, reach + _DERIVATIVE + _INTERPOLATION))
+        compared.append(_valid(frame, template_mask, template, reach))
+        shared = jnp.minimum(shared, jnp.minimum(values[-1].sum(), compared[-1].sum()))
+    return Pixels(
+        jnp.stack(values, -1).reshape(-1, len(values)),
+        jnp.stack(compared).reshape(len(compared), -1),
+        jnp.maximum(_LEAST_OVERLAP * shared, 1),
+    )
 
 
-def unmirrored(frame: Frame, blur: bool) -> np.ndarray | jax.Array:
-    """bool [P], where the blur is made of the picture alone."""
-    return frame.inside(_BLUR if blur else 0).ravel()
-
-
-def validity(
-    frame: Frame, blur: bool, column: jax.Array, row: jax.Array, warped: jax.Array, template: jax.Array
-) -> jax.Array:
-    """Weight [P], in [0, 1], of a template's pixels that the warp finds at `column` and `row` of the image.
+def validity(frame: Frame, column: jax.Array, row: jax.Array, warped: jax.Array, template: jax.Array) -> jax.Array:
+    """Weight [P], in [0, 1], of the template's pixels, which the warp finds at `column` and `row` of the image.
 
     A mirror moves what it shows, on a slope by 3/4 of a pixel at the very border, and every warp with it: where the
-    blur of either mirrors, only what is flat in one of the two counts, which says where the picture is.
+    blur of either image mirrors, a pixel counts only if the template is flat, and says where the picture is. Fades
+    over one pixel.
     """
-
-    def well_inside(inset: int) -> jax.Array:
-        return _fade(column, frame.columns, inset) * _fade(row, frame.rows, inset)
-
-    flat = jnp.maximum(warped[:, 3], template[:, 1])
-    whole = jnp.asarray(unmirrored(frame, blur), flat.dtype)
-    valid = well_inside(0) * jnp.maximum(well_inside(_BLUR if blur else 0), flat) * jnp.maximum(whole, flat)
+    last_column, last_row = (jnp.asarray(lines - 1, column.dtype) for lines in (frame.columns, frame.rows))
+    inside = jnp.minimum(jnp.minimum(column, last_column - column), jnp.minimum(row, last_row - row))
+    whole = jnp.clip(1 - _BLUR + inside, 0, 1) * jnp.asarray(frame.inside(_BLUR).ravel(), inside.dtype)
+    valid = jnp.maximum(whole, jnp.clip(1 + inside, 0, 1) * template[1])
     if not frame.filled:
         valid = jnp.where(frame.inside().ravel(), valid, 0)
-    return valid if template.shape[1] == 2 else valid * warped[:, 4] * template[:, 2]
+    return valid if len(template) == 2 else valid * warped[:, 3] * template[2]
 
 
-def _fade(position: jax.Array, side: int | jax.Array, inset: int) -> jax.Array:
-    """1 from `inset` pixels inside the image on, falling to 0 over one pixel outwards."""
-    last = jnp.asarray(side - 1, position.dtype)
-    return jnp.clip(1 - inset + jnp.minimum(position, last - position), 0, 1)
-
-
-def _smooth(
-    frame: Frame, image: jax.Array, mask: jax.Array | None, blur: bool, reach: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Blurred at zero mean, its flatness and its validity: `reach` pixels from a masked one nothing is valid."""
+def _mean(frame: Frame, image: jax.Array) -> jax.Array:
+    if frame.filled:
+        return image.mean()
     inside = frame.inside()
-    if mask is None and not frame.filled:
-        mask = jnp.asarray(inside)
+    return jnp.where(inside, image, 0).sum() / inside.sum(dtype=image.dtype)
+
+
+def _centered(frame: Frame, image: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """At zero mean, and 0 where it is masked or beyond the picture."""
     if mask is None:
-        image = image - image.mean()
-        valid = jnp.ones_like(image)
-    else:
-        mean = jnp.where(mask, image, 0).sum() / jnp.maximum(mask.sum(dtype=image.dtype), 1)
-        image = jnp.where(mask, image - mean, 0)
-        whole = eroded(mask if frame.filled else mask | ~inside, reach)  # The border is no mask.
-        valid = (whole if frame.filled else whole & inside).astype(image.dtype)
-    if not blur:
-        return image, jnp.ones_like(image), valid
-    blurred = _blurred(frame, image)
-    variance = _blurred(frame, jnp.square(image)) - jnp.square(blurred)
-    squared = jnp.square(blurred)
-    power = squared.mean() if frame.filled else jnp.where(inside, squared, 0).sum() / inside.sum(dtype=image.dtype)
-    return blurred, jnp.clip(1 - variance / (_FLAT**2 * power + 1e-12), 0, 1), valid
+        if frame.filled:
+            return image - image.mean()
+        mask = jnp.asarray(frame.inside())
+    mean = jnp.where(mask, image, 0).sum() / jnp.maximum(mask.sum(dtype=image.dtype), 1)
+    return jnp.where(mask, image - mean, 0)
 
 
-def _blurred(frame: Frame, image: jax.Array) -> jax.Array:
-    """OpenCV's 5 x 5 Gaussian, [1, 4, 6, 4, 1] / 16 each way, mirrored about the border pixel."""
-    for axis, (side, lines) in enumerate(zip(image.shape, (frame.rows, frame.columns), strict=True)):
-        mirrored = _mirrored(image, 2, axis, lines)
+def _valid(frame: Frame, mask: jax.Array | None, image: jax.Array, reach: int) -> jax.Array:
+    """1 more than `reach` pixels from what is masked; the border is no mask."""
+    if mask is None:
+        return jnp.asarray(frame.inside(), image.dtype)
+    inside = frame.inside()
+    whole = eroded(mask if frame.filled else mask | ~inside, reach)
+    return (whole if frame.filled else whole & inside).astype(image.dtype)
+
+
+def _blurred(frame: Frame, images: jax.Array) -> jax.Array:
+    """OpenCV's 5 x 5 Gaussian of [N, H, W], [1, 4, 6, 4, 1] / 16 each way, mirrored about the border pixel."""
+    for axis, lines in ((1, frame.rows), (2, frame.columns)):
+        side = images.shape[axis]
+        mirrored = _mirrored(images, 2, axis, lines)
         tap = [jax.lax.slice_in_dim(mirrored, k, k + side, axis=axis) for k in range(5)]
-        image = (tap[0] + tap[4]) / 16 + (tap[1] + tap[3]) / 4 + tap[2] * 0.375
-    return image
+        images = (tap[0] + tap[4]) / 16 + (tap[1] + tap[3]) / 4 + tap[2] * 0.375
+    return images
 
 
 def _mirrored(image: jax.Array, reach: int, axis: int, lines: int | jax.Array) -> jax.Array:
     """`reach` lines more at both ends of an axis, mirrored about the first and the last of the picture's `lines`."""
     if isinstance(lines, int):
-        return jnp.pad(image, [(reach, reach) if a == axis else (0, 0) for a in range(2)], mode="reflect")
+        return jnp.pad(image, [(reach, reach) if a == axis else (0, 0) for a in range(image.ndim)], mode="reflect")
     line = jnp.abs(jnp.arange(-reach, image.shape[axis] + reach, dtype=jnp.int32))
     return jnp.take(image, jnp.where(line < lines, line, 2 * (lines - 1) - line), axis, mode="clip")
 
