@@ -19,7 +19,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import cached_property
 from pathlib import Path
 
 # Before JAX starts its threads: both sides get the same two cores.
@@ -32,55 +31,18 @@ import dm_pix  # noqa: E402
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
-import optax  # noqa: E402
-from flax import nnx  # noqa: E402
 
-from advjax.attacks import fgs, fgv, hot_cold, perturb  # noqa: E402
-from advjax.classifier import from_nnx  # noqa: E402
 from advjax.data import load, to_float  # noqa: E402
 from advjax.files import write_text  # noqa: E402
-from advjax.models.lenet import LeNet  # noqa: E402
 from advjax.scores import border_mask, ecc_align, pass_scores, ssim  # noqa: E402
-from tests.reference import pass_opencv, photographs  # noqa: E402
-
-Pairs = dict[str, tuple[np.ndarray, np.ndarray]]  # kind -> (perturbed, original), [B, H, W] each
-
-
-def mnist_pairs(per_kind: int) -> Pairs:
-    """Test digits beside their adversarial images (of a LeNet trained here), noisy, rotated and shifted copies."""
-    train, test = load("mnist", "train"), load("mnist", "test")
-    model = LeNet(rngs=nnx.Rngs(0))
-    optimizer = nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param)
-
-    @nnx.jit
-    def step(model: LeNet, optimizer: nnx.Optimizer, images: jax.Array, labels: jax.Array) -> None:
-        def loss(model: LeNet) -> jax.Array:
-            return optax.softmax_cross_entropy_with_integer_labels(model(images), labels).mean()
-
-        optimizer.update(model, nnx.grad(loss)(model))
-
-    for start in range(0, 32000, 128):
-        rows = slice(start, start + 128)
-        step(model, optimizer, jnp.asarray(to_float(train.images[rows])), jnp.asarray(train.labels[rows]))
-    digits, rng = np.asarray(to_float(test.images[:per_kind])), np.random.default_rng(0)
-    attacks = {"FGS": fgs(), "FGV": fgv(), "HC-1": hot_cold(1), "HC-5": hot_cold(5)}
-    batch = (from_nnx(model), jnp.asarray(digits), jnp.asarray(test.labels[:per_kind]))
-    grey = digits[..., 0]
-    changed = {name: np.asarray(perturb(attack, *batch).image)[..., 0] for name, attack in attacks.items()}
-    changed["noise, sigma 0.1"] = pass_opencv.on_grid(grey + rng.normal(0, 0.1, grey.shape))
-    changed["rotated to 15 deg"] = np.stack([pass_opencv.rotated(x, rng.uniform(-15, 15)) for x in grey])
-    changed["shifted to 2 px"] = np.stack([pass_opencv.shifted(x, *rng.uniform(-2, 2, 2)) for x in grey])
-    both = (pass_opencv.shifted(pass_opencv.rotated(x, rng.uniform(-8, 8)), *rng.uniform(-1, 1, 2)) for x in grey)
-    changed["rotated, shifted, noise"] = pass_opencv.on_grid(np.stack(list(both)) + rng.normal(0, 0.05, grey.shape))
-    return {name: (images, grey) for name, images in changed.items()}
-
-
-def photograph_pairs(pictures: np.ndarray, displacement: float, noise: float) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The photographs moved by known homographies, and those."""
-    rng, side = np.random.default_rng(1), pictures.shape[1]
-    warps = [pass_opencv.random_homography(rng, side, side, displacement) for _ in pictures]
-    moved = np.stack([pass_opencv.moved(*pair) for pair in zip(pictures, warps, strict=True)])
-    return pass_opencv.on_grid(moved + rng.normal(0, noise, moved.shape)), warps
+from benchmarks.pass_pairs import (  # noqa: E402
+    Material,
+    photograph_pairs,
+    shuffled,
+    turned_pictures,
+    whole_pixel_shifts,
+)
+from tests.reference import pass_opencv  # noqa: E402
 
 
 def blocks_of(images: np.ndarray, originals: np.ndarray, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -149,6 +111,7 @@ def accuracy(kind: str, images: np.ndarray, originals: np.ndarray, ours: dict, t
     return f"| {' | '.join(cells)} |"
 
 
+SHIFTS = ((1, 1), (2, 2), (0, 2))
 # (border, margin) of the three that judge both sides' warps.
 REFEREES = ((cv2.BORDER_REPLICATE, 2), (cv2.BORDER_REPLICATE, 0), (cv2.BORDER_CONSTANT, 0))
 ACCURACY_HEAD = [
@@ -229,16 +192,6 @@ def stream(images: np.ndarray, originals: np.ndarray, total: int) -> str:
     )
 
 
-SHIFTS = ((1, 1), (2, 2), (0, 2))
-
-
-def whole_pixel_shifts(images: np.ndarray, shift: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Two crops of the same images [N, H, W, C], apart by (x, y) pixels: what is in both is equal to the bit."""
-    side = images.shape[1] - 4
-    moved, original = (images[:, 1 + y : 1 + y + side, 1 + x : 1 + x + side] for x, y in (shift, (0, 0)))
-    return moved, original
-
-
 def shift_rows(kind: str, images: np.ndarray) -> list[str]:
     """A row for each shift of images [N, H, W, C]: how far the corners are from where they should be, and PASS."""
     rows = []
@@ -260,9 +213,7 @@ def shift_rows(kind: str, images: np.ndarray) -> list[str]:
 def turned_rows(pictures: np.ndarray, degrees: float = 2.0) -> list[str]:
     """Photographs turned, which leaves black corners: the worst corner without masks, with masks, as OpenCV has it."""
     side = pictures.shape[1]
-    turn = cv2.getRotationMatrix2D(((side - 1) / 2, (side - 1) / 2), degrees, 1)
-    true = np.vstack([turn, [[0, 0, 1]]])
-    turned = np.stack([pass_opencv.rotated(picture, degrees) for picture in pictures])
+    turned, true = turned_pictures(pictures, degrees)
     masks = np.stack([border_mask(picture, 0.0) for picture in turned])
     pair = [jnp.asarray(images[..., None]) for images in (turned, pictures)]
     found = {
@@ -302,35 +253,6 @@ def stamp() -> list[str]:
     machine = names[0] if names else platform.machine()
     load = f"load average at the end {os.getloadavg()[0]:.1f}"
     return ["", f"Measured {datetime.date.today()}, {machine}, {len(CORES)} cores for either side, {load}.", ""]
-
-
-def shuffled(kinds: Pairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All pairs in a random order, hard and easy side by side, and where each went."""
-    images, originals = (np.concatenate([pair[k] for pair in kinds.values()]) for k in range(2))
-    order = np.random.default_rng(0).permutation(len(images))
-    return images[order], originals[order], np.argsort(order)
-
-
-class Material:
-    """The pairs that the parts share, made when the first asks for them."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options = options
-
-    @cached_property
-    def digits(self) -> Pairs:
-        return mnist_pairs(self.options.pairs // 8)
-
-    @cached_property
-    def photographs(self) -> tuple[np.ndarray, str]:
-        pictures = photographs.from_folder(self.options.photographs, 224)
-        if pictures is None:
-            return photographs.bundled(224), "scikit-image's own"
-        return pictures, "ImageNet samples"
-
-    @cached_property
-    def moved(self) -> np.ndarray:
-        return photograph_pairs(self.photographs[0], 0.01, 0.02)[0]
 
 
 def speed_part(material: Material) -> tuple[str, list[str]]:
@@ -446,7 +368,7 @@ def main() -> None:
     if unknown := set(options.parts.split(",")) - set(PARTS):
         parser.error(f"--parts: expected some of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
 
-    # The file is a title and a section for each part, marked so that a part can be found again.
+    # The file is a title, what a person wrote about changes, and a section for each part, marked to be found again.
     kept = options.out.read_text().split("\n<!-- ")[1:] if options.out.exists() else []
     sections = {section.split(" -->")[0]: section.split(" -->\n", 1)[1] for section in kept}
     material = Material(options)
@@ -454,7 +376,7 @@ def main() -> None:
         title, lines = PARTS[name](material)
         sections[name] = "\n".join([f"## {title}", "", *lines, *stamp()])
         print(sections[name], flush=True)
-        body = "".join(f"\n<!-- {part} -->\n{sections[part]}" for part in PARTS if part in sections)
+        body = "".join(f"\n<!-- {part} -->\n{sections[part]}" for part in ("changes", *PARTS) if part in sections)
         write_text(options.out, f"# PASS beside OpenCV + scikit-image\n\n{header()}{body}")
 
 

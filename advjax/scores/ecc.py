@@ -81,9 +81,9 @@ def ecc_align(
     Where the denominator is not positive, lambda is the bound of the paper's eq. 21. Differences from
     OpenCV's `findTransformECC`: a step that lowers rho by more than 0.01 is halved instead of failing; the
     best warp seen is kept, from the identity on, so nothing raises and rho never ends below that of no
-    alignment; a warp must show half of the valid pixels; the validity fades over one pixel instead of
-    jumping, which makes the result continuous in the images; coordinates are normalised, and Q has a
-    Tikhonov term (1e-6 of its mean eigenvalue), which float32 needs.
+    alignment; a warp must show half of the valid pixels, and not read them from a tenth of their area; the
+    validity fades over one pixel instead of jumping, which makes the result continuous in the images;
+    coordinates are normalised, and Q has a Tikhonov term (1e-6 of its mean eigenvalue), which float32 needs.
 
     A pixel is valid where the warp finds the image and where both blurs are made of the picture. In the two
     outermost rows and columns of either image they are made of mirrored pixels too, which biases a warp by as

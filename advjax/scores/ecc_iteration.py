@@ -13,6 +13,8 @@ __all__ = ["Level", "Settings", "gram_matrix", "optimality", "read", "solve"]
 
 _RIDGE = 1e-6
 """Tikhonov term of the normal equations, relative to their mean eigenvalue."""
+_LEAST_AREA = 0.1
+"""A warp that reads the whole template from a smaller part of the image correlates a few pixels with many."""
 _SLACK = 0.01
 """How far the correlation may fall below the best before the step is halved: noise makes small hills."""
 _TIE = 1e-4
@@ -208,7 +210,8 @@ def _advance(
     template = level.template.at[slot.pair].get(mode="clip")
     gram = gram_matrix(settings, frame.of(slot.pair), slot.parameters, slot.warped, template)
     correlation = _correlation(gram)
-    shown = gram[-1, -1] >= level.least_overlap.at[slot.pair].get(mode="clip")
+    area = jnp.linalg.det(motion_matrix(slot.parameters, settings.motion))  # Of a pixel's image, at the center.
+    shown = (gram[-1, -1] >= level.least_overlap.at[slot.pair].get(mode="clip")) & (area > _LEAST_AREA)
     first = slot.iterations == 0
     better = (correlation > slot.best_correlation) & (shown | first)
     acceptable = better | (shown & (correlation > slot.best_correlation - _SLACK))
