@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from advjax.scores.masks import eroded
 from advjax.scores.warp import Frame
