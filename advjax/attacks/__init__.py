@@ -1,4 +1,4 @@
-"""Attacks: what to climb, which way, how far, within what; see DESIGN in the README."""
+"""Attacks: what to climb, which way, how far, within what; see "The algebra" in the README."""
 
 from advjax.attacks.apgd import apgd
 from advjax.attacks.attack import BestOf, Failure, Finish, Move, RandomStart, Repeat, Stack, stack

@@ -33,7 +33,7 @@ class ResNet(nnx.Module):
 
     `caffe` is the network whose weights the authors published: strides as in the paper, no padding of the first pool
     but sizes rounded up, images as grey levels in blue, green, red less (103.06, 115.90, 123.15), the mean colour of
-    the picture that they subtracted (it is from 6 below to 13 above it).
+    the picture that they subtracted (it is from 8 below to 13 above it).
 
     Args:
         depths: blocks of each stage.
