@@ -147,6 +147,7 @@ def scaled(weights, images):
     return 300.0 * convolutional(weights, images)
 
 
+@pytest.mark.slow
 def test_it_beats_plain_pgd_of_the_same_steps(trained):
     weights, images, labels = trained
     classifier = from_function(convolutional, weights)
@@ -160,6 +161,7 @@ def test_it_beats_plain_pgd_of_the_same_steps(trained):
     assert np.mean(ratio.success) >= np.mean(plain.success)
 
 
+@pytest.mark.slow
 def test_the_ratio_sees_where_the_softmax_is_saturated(trained):
     weights, images, labels = trained
     key = jax.random.key(0)

@@ -46,13 +46,19 @@ def traced():
         [lambda: hot_cold(1), lambda: hot_cold(3)],
         [lambda: hot_cold(targets=1), lambda: hot_cold(targets=2)],
         [lambda: hot_cold(ranks=(1, 2)), lambda: hot_cold(ranks=(3, 4))],
-        [lambda: pgd(0.1, **PGD), lambda: pgd(0.2, **PGD)],
-        [lambda: steepest("l2", 0.1), lambda: steepest("l2", 0.2)],
-        [lambda: localized_pgd("broad", 0.1, **PGD), lambda: localized_pgd("broad", 0.2, **PGD)],
-        [lambda: targeted(pgd(0.1, **PGD), 1), lambda: targeted(pgd(0.2, **PGD), 2)],
-        [lambda: apgd(0.1, steps=3), lambda: apgd(0.2, steps=3)],
-        [lambda: square(0.1, queries=5), lambda: square(0.2, queries=5, p_init=0.5)],
-        [lambda: lbfgs(1, steps=2, searches=2), lambda: lbfgs(2, steps=2, searches=2)],
+        # The table of test_attacks builds each attack anew; here with other numbers.
+        *(
+            pytest.param(calls, marks=pytest.mark.slow)
+            for calls in (
+                [lambda: pgd(0.1, **PGD), lambda: pgd(0.2, **PGD)],
+                [lambda: steepest("l2", 0.1), lambda: steepest("l2", 0.2)],
+                [lambda: localized_pgd("broad", 0.1, **PGD), lambda: localized_pgd("broad", 0.2, **PGD)],
+                [lambda: targeted(pgd(0.1, **PGD), 1), lambda: targeted(pgd(0.2, **PGD), 2)],
+                [lambda: apgd(0.1, steps=3), lambda: apgd(0.2, steps=3)],
+                [lambda: square(0.1, queries=5), lambda: square(0.2, queries=5, p_init=0.5)],
+                [lambda: lbfgs(1, steps=2, searches=2), lambda: lbfgs(2, steps=2, searches=2)],
+            )
+        ),
         # Numbers of JAX instead of Python's.
         [lambda: fgs(0.1), lambda: fgs(jnp.asarray(0.2))],
         [lambda: hot_cold(1), lambda: hot_cold(jnp.asarray(2))],

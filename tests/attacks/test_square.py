@@ -85,6 +85,7 @@ def test_it_needs_scores_and_no_gradient(norm, epsilon):
 
 
 @pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.15), ("l2", 1.2)])
+@pytest.mark.slow
 def test_it_works_in_float64(norm, epsilon):
     with jax.enable_x64(True):
         classifier = from_function(convolutional, jax.tree.map(lambda w: w.astype(float), convolutional_weights()))
@@ -120,6 +121,7 @@ def test_queries_are_counted_and_end_when_fooled():
     assert queries[success].min() < 50
 
 
+@pytest.mark.slow
 def test_more_queries_only_raise_the_margin():
     images = jnp.asarray(grid_images(3, (12, 8, 8, 1)))
     labels = CLASSIFIER(images).argmax(-1)

@@ -151,6 +151,7 @@ def trained():
     return from_function(hidden_layer, weights)
 
 
+@pytest.mark.slow
 def test_a_sound_trained_network_has_no_warning(trained):
     test = load("digits", "test[:200]")
     accuracy = np.mean(trained(jnp.asarray(test.images / np.float32(255))).argmax(-1) == test.labels)

@@ -179,6 +179,7 @@ def test_a_mask_of_everything_changes_no_warp(rng):
     np.testing.assert_array_equal(found.mask, np.pad(everything[:, 1:], ((0, 0), (0, 1)))[None].repeat(2, 0))
 
 
+@pytest.mark.slow
 def test_pyramid_with_masks():
     images, templates, expected = turned(5.0, 112)
     masks = np.stack([border_mask(image, 0.0) for image in images])
