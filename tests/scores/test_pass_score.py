@@ -67,11 +67,12 @@ def test_sharded():
     spread = [jax.device_put(a, sharding) for a in (images, templates)]
     masks = {"image_mask": np.ones((28, 28), bool), "template_mask": np.ones((16, 28, 28), bool)}
     masked = pass_score(*spread, **masks)
-    np.testing.assert_allclose(masked.alignment.warp, whole.alignment.warp, atol=1e-2)
+    np.testing.assert_allclose(masked.alignment.warp, whole.alignment.warp, atol=1e-3)
     assert masked.alignment.mask.shape == (16, 28, 28)
-    for found in (pass_score(*spread), jax.jit(pass_score)(*spread)):
+    # In a user's `jit`, another program, rounding lets one of these noisy pairs rest 2e-3 away.
+    for found, atol in ((pass_score(*spread), 1e-3), (jax.jit(pass_score)(*spread), 3e-3)):
         np.testing.assert_allclose(found.score, whole.score, atol=1e-4)
-        np.testing.assert_allclose(found.alignment.warp, whole.alignment.warp, atol=1e-2)
+        np.testing.assert_allclose(found.alignment.warp, whole.alignment.warp, atol=atol)
     placed = pass_score(*spread).score.sharding
     assert placed.is_equivalent_to(sharding, 1)
     text = _jitted_score.lower(*spread, (None, None), 100, 1e-6, *_static(sharding)).compile().as_text()
