@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--attack", choices=_ATTACKS, default="none", help="one steepest step in a norm, or linf PGD")
     how.add_argument("--epsilon", type=float, default=0.1, help="radius, in units of [0, 1]")
     how.add_argument("--attack-steps", type=int, default=10, help="of PGD")
-    how.add_argument("--mix", type=float, default=0.0, help="weight of the clean images' loss")
+    how.add_argument("--clean-weight", type=float, default=0.0, help="weight of the clean images' loss")
     how.add_argument("--optimizer", default="sgd", help="a name of optax")
     how.add_argument("--learning-rate", type=float, default=0.01)
     how.add_argument("--momentum", type=float, help="of sgd or rmsprop")
@@ -52,7 +52,7 @@ def train(options: argparse.Namespace) -> None:
     import jax
 
     from advjax.data import load
-    from advjax.training import Trainer, initialize, layout, measure, train_step
+    from advjax.training import Trainer, initialize, measure, placement, train_step
 
     by_hand = (options.coordinator, options.processes, options.process)
     if options.distributed or any(part is not None for part in by_hand):
@@ -63,8 +63,8 @@ def train(options: argparse.Namespace) -> None:
     train_set, validation = _split(data.images, data.labels, options.validation)
     simulated = jax.default_backend() == "cpu" and jax.process_count() == 1 and options.networks_over == 1
     devices = jax.devices()[:1] if simulated and options.parameters == "replicated" else jax.devices()
-    where = layout(devices, networks=options.networks_over, parameters=options.parameters)
-    step = train_step(optimizer, attack=_attack(options), mix=options.mix)
+    where = placement(devices, networks=options.networks_over, parameters=options.parameters)
+    step = train_step(optimizer, attack=_attack(options), clean_weight=options.clean_weight)
     trainer = Trainer(step, options.batch_size, _block(options), where)
     fitted = trainer.fit(
         make(options.seeds),
@@ -81,7 +81,7 @@ def train(options: argparse.Namespace) -> None:
     )
     kept = fitted.states if fitted.best is None else fitted.best
     test = load(options.data, "test", data_dir=options.data_dir)
-    score = measure(kept, test.images, test.labels, layout=where)
+    score = measure(kept, test.images, test.labels, placement=where)
     step_kept = int(np.max(where.to_host(kept.step)))  # every process must ask
     if jax.process_index() == 0:
         which = "last" if fitted.best is None else f"best (step {step_kept})"
@@ -144,5 +144,15 @@ def _block(options: argparse.Namespace) -> int:
 
 def _config(options: argparse.Namespace) -> dict[str, Any]:
     """What decides the result, beside what `fit` knows: a run goes on with the same alone, anywhere."""
-    names = ("data", "model", "attack", "epsilon", "attack_steps", "mix", "optimizer", "learning_rate", "momentum")
+    names = (
+        "data",
+        "model",
+        "attack",
+        "epsilon",
+        "attack_steps",
+        "clean_weight",
+        "optimizer",
+        "learning_rate",
+        "momentum",
+    )
     return {name: getattr(options, name) for name in names}

@@ -6,7 +6,8 @@ from advjax.data.digits import load_digits
 from advjax.data.image_folder import image_folder
 from advjax.data.images import ImageSet
 from advjax.data.infimnist import InfimnistLike, calibrate, infimnist_like, misclassified_share
-from advjax.data.pipeline import Resident, padded
+from advjax.data.pipeline import Resident
+from advjax.data.rows import batches, filled
 from advjax.data.sources import imagenet, load
 from advjax.data.stream import ExampleError, Stream
 from advjax.data.transforms import to_float, to_uint8
@@ -25,7 +26,8 @@ __all__ = [
     "Resident",
     "Stream",
     "ExampleError",
-    "padded",
+    "batches",
+    "filled",
     "InfimnistLike",
     "infimnist_like",
     "misclassified_share",

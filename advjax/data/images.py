@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from advjax.data.crops import CenterCrop
 from advjax.data.dataset import Dataset
+from advjax.fingerprint import fingerprint
 
 __all__ = ["Encoded", "ImageSet"]
 
@@ -113,11 +113,9 @@ class ImageSet:
         return Dataset(self.name, "all", images, labels, len(self.classes))
 
     def digest(self) -> str:
-        """A hash of the size and of the first, middle and last image: another set has another one."""
-        found = hashlib.sha256(f"{len(self)} {self.numbers}".encode())
-        for example in self.__getitems__([0, len(self) // 2, len(self) - 1]):
-            found.update(example["image"] + str(example["label"]).encode())
-        return found.hexdigest()[:16]
+        """The `fingerprint` of the size and of the first, middle and last image: another set has another one."""
+        examples = self.__getitems__([0, len(self) // 2, len(self) - 1])
+        return fingerprint(len(self), self.numbers, [(example["image"], example["label"]) for example in examples])
 
     @functools.cached_property
     def _label(self) -> dict[int, int]:

@@ -1,13 +1,13 @@
-"""How training and evaluation read sets that fit in memory: in a shuffled order, or in padded batches."""
+"""Sets of images that fit in memory: in which order a training reads them, and what their arrays must be."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-__all__ = ["Resident", "batch_order", "check_pixels", "check_set", "padded"]
+__all__ = ["Resident", "batch_order", "check_pixels", "check_set"]
 
 # What float32 arithmetic may leave outside [0, 1], as for `perturb`.
 _SLACK = 1e-6
@@ -95,41 +95,6 @@ def _shuffled(words: np.ndarray, size: int, step: int, steps: int, batch_size: i
     ]
     offset = first // size * size
     return np.concatenate(epochs)[first - offset : last - offset].reshape(steps, batch_size)
-
-
-def padded(
-    images: np.ndarray, labels: np.ndarray, batch_size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Batches (images [B, H, W, C], labels [B], valid bool [B]) of one size, in order, each image once.
-
-    The last batch is filled up with zeros that are not valid: one shape, so that an evaluation is compiled once.
-
-    Raises:
-        ValueError: batch_size below 1, or not one label for each image.
-
-    >>> parts = padded(np.ones((5, 2, 2, 1), np.uint8), np.arange(5), 4)
-    >>> [(image.shape, label.tolist(), int(valid.sum())) for image, label, valid in parts]
-    [((4, 2, 2, 1), [0, 1, 2, 3], 4), ((4, 2, 2, 1), [4, 0, 0, 0], 1)]
-    """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    if len(images) != len(labels):
-        raise ValueError(f"labels must hold one class for each of {len(images)} images, got {len(labels)}")
-    return _padded(images, labels, batch_size)
-
-
-def _padded(
-    images: np.ndarray, labels: np.ndarray, batch_size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    for start in range(0, len(images), batch_size):
-        image, label = images[start : start + batch_size], labels[start : start + batch_size]
-        missing = batch_size - len(image)
-        valid = np.arange(batch_size) < len(image)
-        yield _fill(image, missing), _fill(label, missing), valid
-
-
-def _fill(rows: np.ndarray, missing: int) -> np.ndarray:
-    return np.concatenate([rows, np.zeros((missing, *rows.shape[1:]), rows.dtype)]) if missing else rows
 
 
 def check_set(images: Any, labels: Any, prefix: str = "") -> None:

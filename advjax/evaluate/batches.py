@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from advjax.attacks.attack import Stack, check_count
+from advjax.data.rows import filled
 from advjax.data.sources import Dataset
 from advjax.data.transforms import to_float
 from advjax.value import batch_axes
@@ -54,7 +55,7 @@ class Batches:
     def __getitem__(self, index: int) -> Batch:
         start = index * self.size
         count = min(self.size, len(self.labels) - start)
-        rows = (start + np.minimum(np.arange(self.padded), count - 1)).astype(np.int32)
+        rows = filled(np.arange(start, start + count, dtype=np.int32), self.padded)
         images, labels = jax.device_put((self.images[rows], self.labels[rows]), self.over_images)
         if images.dtype == jnp.uint8:
             images = _to_float(images)

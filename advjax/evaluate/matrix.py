@@ -17,9 +17,10 @@ from advjax.evaluate.checks import check_attacks, check_key, check_models, check
 from advjax.evaluate.findings import model_bits, naming, warn_of_models
 from advjax.evaluate.measure import Judge, judge_of
 from advjax.evaluate.report import Report
-from advjax.evaluate.store import digest, open_chunks
+from advjax.evaluate.store import open_chunks
 from advjax.evaluate.stream import Stream, is_random, progress_bar
 from advjax.files import write_text
+from advjax.fingerprint import fingerprint
 
 __all__ = ["evaluate"]
 
@@ -150,9 +151,9 @@ def _configuration(
         # Which arrays a batch has.
         "format": 2,
         # Lists, since chunks are named by place: mappings of another order would be equal.
-        "models": [[name, digest(classifier)] for name, classifier in models.items()],
-        "attacks": [[name, digest(attack)] for name, attack in attacks.items()],
-        "data": digest(batches.images, batches.labels),
+        "models": [[name, fingerprint(classifier)] for name, classifier in models.items()],
+        "attacks": [[name, fingerprint(attack)] for name, attack in attacks.items()],
+        "data": fingerprint(batches.images, batches.labels),
         "key": [str(jax.random.key_impl(key)), *map(int, np.ravel(jax.random.key_data(key)))],
         "batch_size": batches.size,
         **settings,

@@ -1,23 +1,20 @@
 """Finished chunks on disk: each is written whole or not at all, and only a run of the same configuration goes on."""
 
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import advjax
 from advjax.files import write_text, write_whole
 from advjax.lock import FolderLock
 
-__all__ = ["Chunks", "digest", "open_chunks"]
+__all__ = ["Chunks", "open_chunks"]
 
 Arrays = dict[str, np.ndarray]
 
@@ -67,21 +64,3 @@ def open_chunks(folder: str | os.PathLike[str] | None, configuration: Mapping[st
     else:
         write_text(path, json.dumps(wanted, indent=2) + "\n")
     return Chunks(root, lock)
-
-
-def digest(*parts: Any) -> str:
-    """A fingerprint of arrays and of pytrees of them: the numbers, and the structure without memory addresses."""
-    known = hashlib.sha256()
-    for part in parts:
-        leaves, structure = jax.tree.flatten(part)
-        known.update(re.sub(r" at 0x[0-9a-f]+", "", repr(structure)).encode())
-        for leaf in map(_numbers, leaves):
-            known.update(f"{leaf.dtype}{leaf.shape}".encode())
-            known.update(np.ascontiguousarray(leaf).view(np.uint8).data)
-    return known.hexdigest()[:16]
-
-
-def _numbers(leaf: Any) -> np.ndarray:
-    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    return np.asarray(leaf)

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
+from advjax.data.rows import filled
 from advjax.scores.ecc import SMALLEST_SIDE, Alignment, align, check_overlap, check_settings
 from advjax.scores.ecc_iteration import Settings
 from advjax.scores.masks import Masks, batched
@@ -244,8 +245,7 @@ def _score_block(
     count = len(perturbed)
     lengths = {len(array) for array in (original, *masks.values())}
     if count < size and lengths == {count}:
-        rows = np.minimum(np.arange(size), count - 1)
-        perturbed, original = perturbed[rows], original[rows]
-        masks = {name: mask[rows] for name, mask in masks.items()}
+        perturbed, original = filled(perturbed, size), filled(original, size)
+        masks = {name: filled(mask, size) for name, mask in masks.items()}
     result = jax.device_get(pass_score(jnp.asarray(perturbed), jnp.asarray(original), **{**options, **masks}))
     return jax.tree.map(lambda leaf: leaf[:count], result)

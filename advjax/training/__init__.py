@@ -10,7 +10,7 @@ from advjax.training.loop import Trainer
 from advjax.training.optimizers import optimizer
 from advjax.training.predictions import Score, measure, predict
 from advjax.training.run import Fitted, NonFiniteLossError
-from advjax.training.sharding import Layout, default_layout, initialize, layout
+from advjax.training.sharding import Placement, default_placement, initialize, placement
 from advjax.training.state import TrainState, create, ensemble, stack, to_model, unstack
 from advjax.training.step import Batch, Metrics, cross_entropy, train_step
 
@@ -18,7 +18,7 @@ __all__ = [
     "TrainState", "create", "ensemble", "stack", "unstack", "to_model",
     "Batch", "Faults", "Metrics", "cross_entropy", "optimizer", "train_step",
     "Resident", "Stream", "Trainer", "Fitted", "History", "DataError", "NonFiniteLossError", "Preempted",
-    "Layout", "layout", "default_layout", "initialize",
+    "Placement", "placement", "default_placement", "initialize",
     "Checkpoints", "CheckpointError",
     "Score", "measure", "predict",
 ]  # fmt: skip

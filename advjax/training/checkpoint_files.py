@@ -13,7 +13,6 @@ such a name was once whole, so a file that is missing or differs later means dam
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
@@ -21,6 +20,8 @@ import re
 import shutil
 from collections.abc import Iterable
 from typing import Any
+
+from advjax.fingerprint import file_digest
 
 __all__ = [
     "Saved",
@@ -148,8 +149,7 @@ def _sums(path: pathlib.Path) -> str:
     """The text of SHA256SUMS for the files below `path`."""
     lines = []
     for file in sorted(file for file in path.rglob("*") if file.is_file() and file != path / _SUMS):
-        with file.open("rb") as opened:
-            lines.append(f"{hashlib.file_digest(opened, 'sha256').hexdigest()}  {file.relative_to(path).as_posix()}\n")
+        lines.append(f"{file_digest(file)}  {file.relative_to(path).as_posix()}\n")
     return "".join(lines)
 
 

@@ -6,8 +6,9 @@ import jax
 import numpy as np
 
 from advjax.data.pipeline import Resident
+from advjax.data.rows import filled
 from advjax.data.stream import Stream
-from advjax.training.sharding import Layout
+from advjax.training.sharding import Placement
 from advjax.training.step import Batch
 
 __all__ = ["Feed", "feed_of"]
@@ -33,12 +34,12 @@ class Feed(Protocol):
         """Goes on from a state."""
 
 
-def feed_of(data: Resident | Stream, where: Layout, keys: jax.Array, batch_size: int, block: int) -> Feed:
+def feed_of(data: Resident | Stream, where: Placement, keys: jax.Array, batch_size: int, block: int) -> Feed:
     """The feed of a block's worth of `data` for the networks of `keys` [S].
 
-    >>> from advjax.training.sharding import default_layout
+    >>> from advjax.training.sharding import default_placement
     >>> data = Resident(np.zeros((4, 2, 2, 1), np.uint8), np.zeros(4, np.int32))
-    >>> feed = feed_of(data, default_layout(), jax.random.split(jax.random.key(0), 3), batch_size=2, block=5)
+    >>> feed = feed_of(data, default_placement(), jax.random.split(jax.random.key(0), 3), batch_size=2, block=5)
     >>> feed.next(0, 5)[1].shape
     (3, 5, 2)
     """
@@ -47,7 +48,7 @@ def feed_of(data: Resident | Stream, where: Layout, keys: jax.Array, batch_size:
     networks, mine = where.mesh.shape["network"], where.mesh.size // jax.process_count()
     if mine % networks:
         raise ValueError(
-            f"a Stream gives each process its own rows of a batch: the layout's networks must divide the {mine} "
+            f"a Stream gives each process its own rows of a batch: the placement's networks must divide the {mine} "
             f"devices of a process, got {networks}"
         )
     return _StreamFeed(data, where, keys.shape[0], block)
@@ -56,7 +57,7 @@ def feed_of(data: Resident | Stream, where: Layout, keys: jax.Array, batch_size:
 class _ResidentFeed:
     resident = True
 
-    def __init__(self, data: Resident, where: Layout, keys: jax.Array, batch_size: int, block: int) -> None:
+    def __init__(self, data: Resident, where: Placement, keys: jax.Array, batch_size: int, block: int) -> None:
         self._data, self._keys, self._shape = data, keys, (keys.shape[0], block, batch_size)
         self._content = Batch(*where.put((data.images, data.labels), where.replicated))
 
@@ -75,16 +76,11 @@ class _ResidentFeed:
 class _StreamFeed:
     resident = False
 
-    def __init__(self, data: Stream, where: Layout, networks: int, block: int) -> None:
+    def __init__(self, data: Stream, where: Placement, networks: int, block: int) -> None:
         self._data, self._where, self._block = data, where, block
         self._no_order = np.zeros((networks, 0), np.int32)
         self.state, self.restore = data.state, data.restore
 
     def next(self, step: int, count: int) -> tuple[Batch, np.ndarray]:
-        arrays = [_fill(array, self._block) for array in self._data.take(count)]
+        arrays = [filled(array, self._block) for array in self._data.take(count)]
         return Batch(*(self._where.from_local(x, self._where.of_batch(1, x.ndim)) for x in arrays)), self._no_order
-
-
-def _fill(array: np.ndarray, length: int) -> np.ndarray:
-    missing = length - len(array)
-    return np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)]) if missing else array

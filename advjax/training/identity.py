@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from advjax.data.pipeline import Resident
 from advjax.data.stream import Stream
+from advjax.fingerprint import fingerprint
 from advjax.training.state import TrainState
 
 __all__ = ["check_identity", "identity_of"]
@@ -38,23 +38,22 @@ def identity_of(
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         "batch_size": batch_size,
         "networks": int(states.step.shape[0]),
-        "validation": None if validation is None else [_sum(array) for array in validation],
+        "validation": None if validation is None else [_told(array) for array in validation],
     }
     if isinstance(data, Resident):
         members = data.members if data.members is not None else []
         identity |= {
-            "images": _sum(data.images),
-            "labels": _sum(data.labels),
-            "members": [_sum(np.asarray(member, np.int64)) for member in members],
+            "images": _told(data.images),
+            "labels": _told(data.labels),
+            "members": [_told(np.asarray(member, np.int64)) for member in members],
             "shuffle": data.shuffle,
         }
     return identity
 
 
-def _sum(array: np.ndarray | jax.Array) -> str:
-    """Shape, type and a checksum of the content."""
-    content = np.asarray(array)
-    return f"{content.dtype}{list(content.shape)} {zlib.crc32(content.tobytes()):08x}"
+def _told(array: np.ndarray | jax.Array) -> str:
+    """Type, shape and fingerprint."""
+    return f"{array.dtype}{list(array.shape)} {fingerprint(array)}"
 
 
 def check_identity(old: Mapping[str, Any], new: Mapping[str, Any], folder: pathlib.Path) -> None:

@@ -22,7 +22,7 @@ from advjax.training.keeper import Keeper
 from advjax.training.networks import over_networks
 from advjax.training.progress import bar
 from advjax.training.run import Fitted, Plan, Run
-from advjax.training.sharding import Layout, default_layout
+from advjax.training.sharding import Placement, default_placement
 from advjax.training.state import TrainState
 from advjax.training.step import Batch, Metrics, Step
 
@@ -40,7 +40,7 @@ class Trainer:
         step: from `train_step`.
         batch_size: images a step, for each network, over all devices. A `Stream` has its own, which must be this.
         block: steps between two looks at the loss; everything else happens between blocks too.
-        layout: which devices; None: all of them (`default_layout`).
+        placement: which devices; None: all of them (`default_placement`).
 
     >>> import optax
     >>> from flax import nnx
@@ -60,7 +60,7 @@ class Trainer:
     step: Step
     batch_size: int = 64
     block: int = 250
-    layout: Layout | None = None
+    placement: Placement | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.block < 1:
@@ -116,7 +116,7 @@ class Trainer:
             Preempted: a `SystemExit` with status 0, after a signal.
         """
         self._check(states, data, steps, every, validation, patience, folder, tensorboard)
-        where = default_layout() if self.layout is None else self.layout
+        where = default_placement() if self.placement is None else self.placement
         _check_divides(self.batch_size, where)
         identity = identity_of(config, key, self.batch_size, data, states, validation)
         networks = states.step.shape[0]
@@ -175,21 +175,21 @@ class Trainer:
 
     @functools.cached_property
     def _block(self) -> Callable[..., tuple[TrainState, Metrics, jax.Array]]:
-        """`(layout, resident, states, content, order, keys, steps) -> states, metrics [S, block], finite [S]`."""
+        """`(placement, resident, states, content, order, keys, steps) -> states, metrics [S, block], finite [S]`."""
 
         def block(
-            layout: Layout, resident: bool, states: TrainState, content: Batch, order: Any, keys: Any, steps: Any
+            placement: Placement, resident: bool, states: TrainState, content: Batch, order: Any, keys: Any, steps: Any
         ) -> tuple[TrainState, Metrics, jax.Array]:
             def body(
                 i: jax.Array, carry: tuple[TrainState, Metrics], order: jax.Array, key: jax.Array
             ) -> tuple[TrainState, Metrics]:
                 state, seen = carry
                 batch = jax.tree.map(lambda rows: rows[order[i]] if resident else rows[i], content)
-                batch = layout.constrain(batch, jax.tree.map(lambda x: layout.of_batch(0, x.ndim), batch))
-                if layout.parameters == "sharded":
+                batch = placement.constrain(batch, jax.tree.map(lambda x: placement.of_batch(0, x.ndim), batch))
+                if placement.parameters == "sharded":
                     # Gathered for this step alone; left to itself the compiler splits the step's convolutions by
                     # channels, slowly, and in a loop of grouped ones wrongly (XLA of JAX 0.10.2, CPU).
-                    state = dataclasses.replace(state, params=layout.constrain(state.params, layout.replicated))
+                    state = dataclasses.replace(state, params=placement.constrain(state.params, placement.replicated))
                 state, metrics = self.step(state, batch, jax.random.fold_in(key, state.step))
                 return state, jax.tree.map(lambda all_steps, now: all_steps.at[i].set(now), seen, metrics)
 
@@ -205,27 +205,27 @@ class Trainer:
                 ]
                 return state, seen, jnp.all(jnp.stack(finite))
 
-            states, seen, finite = over_networks(one, layout, states, order, keys)
+            states, seen, finite = over_networks(one, placement, states, order, keys)
             # Where they came from, so that the next block finds the same program.
-            states = layout.constrain(states, layout.of_states(states))
+            states = placement.constrain(states, placement.of_states(states))
             # Whole on every device, so that every process can read them.
-            return states, *layout.constrain((seen, finite), layout.replicated)
+            return states, *placement.constrain((seen, finite), placement.replicated)
 
         return jax.jit(
-            lambda layout, resident, *arrays: accelerate(functools.partial(block, layout, resident))(*arrays),
+            lambda placement, resident, *arrays: accelerate(functools.partial(block, placement, resident))(*arrays),
             static_argnums=(0, 1),
             donate_argnums=2,
         )
 
 
 def _common_step(states: TrainState) -> int:
-    steps = Layout.to_host(states.step)
+    steps = Placement.to_host(states.step)
     if steps.min() != steps.max():
         raise ValueError(f"states must all be of one step, got states of steps {steps.tolist()}")
     return int(steps[0])
 
 
-def _check_divides(batch_size: int, where: Layout) -> None:
+def _check_divides(batch_size: int, where: Placement) -> None:
     parts = where.mesh.shape["data"]
     if batch_size % parts:
         raise ValueError(f"batch_size must be divisible by the {parts} devices that share a batch, got {batch_size}")

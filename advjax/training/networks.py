@@ -5,14 +5,14 @@ from typing import Any
 
 import jax
 
-from advjax.training.sharding import Layout
+from advjax.training.sharding import Placement
 
 __all__ = ["over_networks"]
 
 
-def over_networks(one: Callable[..., Any], layout: Layout, *stacked: Any) -> Any:
+def over_networks(one: Callable[..., Any], placement: Placement, *stacked: Any) -> Any:
     """`one` of each network's part of `stacked` [S, ...], the results stacked again; to be called inside `jit`."""
-    networks = layout.mesh.shape["network"]
+    networks = placement.mesh.shape["network"]
     # vmap turns a stack's convolutions into grouped ones, which fill an accelerator. A CPU is full with one network,
     # and slow at grouped convolutions (measured in benchmarks/results/training.md); the program compiles sooner too.
     if jax.default_backend() == "cpu" and networks == 1:

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from advjax.data.pipeline import check_pixels, padded
+from advjax.data.pipeline import check_pixels
+from advjax.data.rows import batches, filled
 from advjax.data.transforms import to_float
 from advjax.entropy import cross_entropies
 from advjax.training.faults import naming
 from advjax.training.networks import over_networks
-from advjax.training.sharding import Layout, default_layout
+from advjax.training.sharding import Placement, default_placement
 from advjax.training.state import TrainState
 
 __all__ = ["Score", "measure", "predict"]
@@ -28,12 +29,12 @@ class Score(NamedTuple):
 
 
 def predict(
-    states: TrainState, images: np.ndarray, *, batch_size: int = 500, layout: Layout | None = None
+    states: TrainState, images: np.ndarray, *, batch_size: int = 500, placement: Placement | None = None
 ) -> np.ndarray:
     """The classes int32 [S, N] that S stacked networks give to images [N, H, W, C], in evaluation mode.
 
-    The images, uint8 or float32 in [0, 1], are read in batches of one size, the last one padded: one program for any
-    N. With a layout of several devices the batches, filled up to a multiple of them, are divided over them.
+    The images, uint8 or float32 in [0, 1], are read in batches of one size, the last one filled up: one program for any
+    N. With a placement of several devices the batches, filled up to a multiple of them, are divided over them.
 
     Raises:
         TypeError, ValueError: images of another type, or floats that are not in [0, 1].
@@ -45,7 +46,7 @@ def predict(
     (1, 3)
     """
     labels = np.zeros(len(images), np.int32)
-    parts = [classes[:, valid] for _, classes, _, _, valid in _batches(states, images, labels, batch_size, layout)]
+    parts = [classes for _, classes, *_ in _batches(states, images, labels, batch_size, placement)]
     return np.concatenate(parts, axis=1) if parts else np.zeros((states.step.shape[0], 0), np.int32)
 
 
@@ -55,7 +56,7 @@ def measure(
     labels: np.ndarray,
     *,
     batch_size: int = 500,
-    layout: Layout | None = None,
+    placement: Placement | None = None,
 ) -> Score:
     """The mean cross-entropy and accuracy of S stacked networks on images as for `predict` with labels int32 [N].
 
@@ -72,54 +73,61 @@ def measure(
     if len(images) == 0:
         raise ValueError("images must hold at least one image to measure on, got none")
     seen = []
-    for losses, classes, count, truth, valid in _batches(states, images, labels, batch_size, layout):
-        if labels.min() < 0 or labels.max() >= count[0]:
+    for losses, classes, known, truth in _batches(states, images, labels, batch_size, placement):
+        if labels.min() < 0 or labels.max() >= known:
             raise ValueError(
-                f"labels must be classes of the networks, 0..{count[0] - 1}, got values from {labels.min()} to "
+                f"labels must be classes of the networks, 0..{known - 1}, got values from {labels.min()} to "
                 f"{labels.max()}"
             )
-        seen.append((losses[:, valid].sum(1, dtype=np.float64), (classes == truth[None])[:, valid].sum(1)))
+        seen.append((losses.sum(1, dtype=np.float64), (classes == truth[None]).sum(1)))
     loss, right = (np.sum(part, axis=0) / len(images) for part in zip(*seen, strict=True))
     return Score(loss.astype(np.float32), right.astype(np.float32))
 
 
 def _batches(
-    states: TrainState, images: np.ndarray, labels: np.ndarray, batch_size: int, layout: Layout | None
-) -> Iterator[tuple[np.ndarray, ...]]:
-    """Of each padded batch: losses [S, B], answers [S, B], number of classes [S], labels [B], validity [B].
-
-    One batch ahead of the reader.
-    """
+    states: TrainState, images: np.ndarray, labels: np.ndarray, batch_size: int, placement: Placement | None
+) -> Iterator[tuple[np.ndarray, np.ndarray, int, np.ndarray]]:
+    """Of each batch: losses [S, B], classes [S, B], how many classes there are, labels [B]; one ahead of the reader."""
     wanted = "images must be uint8, or float32 in [0, 1], [N, H, W, C]"
     if images.dtype not in (np.uint8, np.float32) or images.ndim != 4:
         raise TypeError(f"{wanted}, got {images.dtype} of shape {images.shape}")
     check_pixels(images, wanted)
-    where = default_layout() if layout is None else layout
+    where = default_placement() if placement is None else placement
     parts = where.mesh.shape["data"]
-    if batch_size > 0:
-        batch_size += -batch_size % parts  # so that the devices share each batch
+    if len(images) != len(labels):
+        raise ValueError(f"labels must hold one class for each of {len(images)} images, got {len(labels)}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    batch_size += -batch_size % parts  # so that the devices share each batch
     variables: Any = (states.params, states.rest)
     if where.mesh.size > 1 and states.step.sharding.device_set != set(where.mesh.devices.flat):
         variables = where.put(variables, where.of_states(variables))
-    waiting = None
-    for image, label, valid in padded(images, labels, batch_size):
-        result = _answers(states.graphdef, where, *variables, image, label)
-        if waiting is not None:
-            yield tuple(map(np.asarray, waiting))
-        waiting = (*result, label, valid)
-    if waiting is not None:
-        yield tuple(map(np.asarray, waiting))
+    waiting: list[Any] = []
+    for rows, real in batches(len(images), batch_size):
+        rows = filled(rows, batch_size)
+        waiting.append((_answers(states.graphdef, where, *variables, images[rows], labels[rows]), rows[:real]))
+        if len(waiting) > 1:
+            yield _on_host(labels, *waiting.pop(0))
+    if waiting:
+        yield _on_host(labels, *waiting.pop(0))
+
+
+def _on_host(
+    labels: np.ndarray, answers: tuple[jax.Array, ...], rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:
+    losses, classes, known = jax.device_get(answers)
+    return losses[:, : len(rows)], classes[:, : len(rows)], int(known[0]), labels[rows]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _answers(
-    graphdef: Any, layout: Layout, params: Any, rest: Any, images: jax.Array, labels: jax.Array
+    graphdef: Any, placement: Placement, params: Any, rest: Any, images: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     pixels = to_float(images) if images.dtype == jnp.uint8 else images
-    pixels = layout.constrain(pixels, layout.of_batch(0, pixels.ndim))
+    pixels = placement.constrain(pixels, placement.of_batch(0, pixels.ndim))
 
     def one(params: Any, rest: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-        params = layout.constrain(params, layout.replicated)  # see Trainer
+        params = placement.constrain(params, placement.replicated)  # see Trainer
         model = nnx.merge(graphdef, params, rest, copy=True)
         model.eval()
         with naming(pixels):
@@ -128,4 +136,4 @@ def _answers(
         return cross_entropies(logits, labels), answers, jnp.int32(logits.shape[-1])
 
     # Whole on every device, so that every process can read them.
-    return layout.constrain(over_networks(one, layout, params, rest), layout.replicated)
+    return placement.constrain(over_networks(one, placement, params, rest), placement.replicated)

@@ -15,7 +15,7 @@ from advjax.training.feed import Feed
 from advjax.training.history import History
 from advjax.training.keeper import Keeper
 from advjax.training.predictions import measure
-from advjax.training.sharding import Layout
+from advjax.training.sharding import Placement
 from advjax.training.state import TrainState
 from advjax.training.step import Batch, Metrics
 
@@ -95,7 +95,7 @@ class Run:
         plan: Plan,
         block: Block,
         feed: Feed,
-        where: Layout,
+        where: Placement,
         keeper: Keeper | None,
         advance: Callable[[int, float, float], None],
     ) -> None:
@@ -110,7 +110,7 @@ class Run:
     def train(self, states: TrainState, images_a_step: int) -> Fitted:
         """From the newest checkpoint, or from `states`, to the end."""
         states = self._begin(states)
-        step = int(np.max(Layout.to_host(states.step)))
+        step = int(np.max(Placement.to_host(states.step)))
         if step > self._plan.end:
             raise ValueError(
                 f"steps must reach the newest checkpoint, of step {step}, got an end at step {self._plan.end}"
@@ -197,7 +197,7 @@ class Run:
         """The mean validation accuracy, noted in the last row; None without validation."""
         if self._plan.validation is None:
             return None
-        score = self._history.validated(measure(states, *self._plan.validation, layout=self._where))
+        score = self._history.validated(measure(states, *self._plan.validation, placement=self._where))
         if score > self._best_score:
             # A copy: the next block is given the states' own memory.
             self._best, self._best_score = jax.tree.map(jnp.copy, states), score

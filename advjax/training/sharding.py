@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jax.typing import ArrayLike
 
-__all__ = ["Layout", "default_layout", "layout", "initialize"]
+__all__ = ["Placement", "default_placement", "placement", "initialize"]
 
 Tree = TypeVar("Tree")
 
@@ -61,15 +61,15 @@ def initialize(
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class Placement:
     """How stacked states and batches are spread over a mesh with the axes "network" and "data".
 
     The networks of a stack are divided over "network", the images of a batch over "data". Under `jit` the
     compiler propagates these shardings and adds the collectives: the mean gradient over "data" is an all-reduce
     with replicated parameters; sharded ones are gathered before use, and each device updates its part alone
-    (FSDP: Rajbhandari et al., ZeRO, 2020, stage 3). Hashable, so it can be a static argument. Made by `layout`.
+    (FSDP: Rajbhandari et al., ZeRO, 2020, stage 3). Hashable, so it can be a static argument. Made by `placement`.
 
-    A layout of one device places arrays there without naming axes: XLA compiles programs over a mesh, be it of one
+    A placement of one device places arrays there without naming axes: XLA compiles programs over a mesh, be it of one
     device, in another way, which on a CPU made a LeNet's training step take 13 to 25 times as long (JAX 0.10.2).
 
     Attributes:
@@ -77,7 +77,7 @@ class Layout:
         parameters: "replicated" over "data", or "sharded" over it.
         smallest: an array with fewer elements for one network stays replicated when parameters are sharded.
 
-    >>> here = layout()
+    >>> here = placement()
     >>> images = here.put(np.zeros((8, 4, 4, 1), np.uint8), here.of_batch(0, 4))
     >>> len(images.addressable_shards) == jax.device_count(), here.to_host(images).shape
     (True, (8, 4, 4, 1))
@@ -123,7 +123,7 @@ class Layout:
         Raises:
             ValueError: no such axis.
 
-        >>> layout(jax.devices()[:1]).of_batch(1, 3).is_fully_replicated
+        >>> placement(jax.devices()[:1]).of_batch(1, 3).is_fully_replicated
         True
         """
         if not 0 <= axis < ndim:
@@ -173,7 +173,7 @@ class Layout:
 
         Typed keys become their key data, uint32 [..., 2] for the default generator.
 
-        >>> Layout.to_host({"a": jax.numpy.arange(3)})
+        >>> Placement.to_host({"a": jax.numpy.arange(3)})
         {'a': array([0, 1, 2], dtype=int32)}
         """
         tree = jax.tree.map(_without_key_type, tree)
@@ -187,14 +187,14 @@ class Layout:
         return jax.tree.unflatten(structure, [np.asarray(leaf) for leaf in leaves])
 
 
-def layout(
+def placement(
     devices: Sequence[jax.Device] | None = None,
     *,
     networks: int = 1,
     parameters: Literal["replicated", "sharded"] = "replicated",
     smallest: int = 2**16,
-) -> Layout:
-    """The `Layout` over `devices`: by default all devices of all processes.
+) -> Placement:
+    """The `Placement` over `devices`: by default all devices of all processes.
 
     The devices are ordered by process, and neighbours hold different networks: as long as `networks` divides the
     number of devices of a process, the processes hold disjoint parts of a batch, in process order.
@@ -208,7 +208,7 @@ def layout(
     Raises:
         ValueError: `networks` does not divide the number of devices, or an unknown way to place the parameters.
 
-    >>> dict(layout(jax.devices()[:1]).mesh.shape)
+    >>> dict(placement(jax.devices()[:1]).mesh.shape)
     {'network': 1, 'data': 1}
     """
     if parameters not in ("replicated", "sharded"):
@@ -220,19 +220,19 @@ def layout(
         raise ValueError(f"networks must divide the number of devices, {len(chosen)}, got {networks}")
     grid = np.array(chosen).reshape(-1, networks).T
     mesh = Mesh(grid, ("network", "data"), axis_types=(AxisType.Auto, AxisType.Auto))
-    return Layout(mesh, parameters, smallest)
+    return Placement(mesh, parameters, smallest)
 
 
-def default_layout() -> Layout:
+def default_placement() -> Placement:
     """All devices of all processes as one data axis; but on the CPUs of a single process its first device.
 
     A CPU is one device, whose cores XLA shares out by itself. More of them are simulated ones, for tests.
 
-    >>> dict(default_layout().mesh.shape)
+    >>> dict(default_placement().mesh.shape)
     {'network': 1, 'data': 1}
     """
     alone_on_cpu = jax.default_backend() == "cpu" and jax.process_count() == 1
-    return layout(jax.devices()[:1] if alone_on_cpu else None)
+    return placement(jax.devices()[:1] if alone_on_cpu else None)
 
 
 def _put(leaf: ArrayLike, sharding: Sharding) -> jax.Array:

@@ -80,18 +80,18 @@ def train_step(
     *,
     loss: Loss = cross_entropy,
     attack: Any = None,
-    mix: float = 0.0,
+    clean_weight: float = 0.0,
     attack_mode: Literal["eval", "train"] = "eval",
     axis_name: str | None = None,
 ) -> Step:
     """The step `(state, batch, key) -> (state, metrics)`: perturb the batch, then descend the mean loss
 
-        J(theta) = mix 1/B sum_i J(theta, x_i, y_i) + (1 - mix) 1/B sum_i J(theta, x~_i, y_i),
+        J(theta) = clean_weight 1/B sum_i J(theta, x_i, y_i) + (1 - clean_weight) 1/B sum_i J(theta, x~_i, y_i),
         theta <- theta + update(grad_theta J),
 
     with x~ made by `attack` from the present theta and held fixed in the gradient. Without an attack it is ordinary
-    training; with `steepest(norm, radius)` it is Algorithm 1 of Shaham et al. 2015, with mix=0.5 and `fgs(epsilon)` the
-    training of Goodfellow et al. 2015, with `localized_pgd(region, ...)` that of Rothberg et al.
+    training; with `steepest(norm, radius)` it is Algorithm 1 of Shaham et al. 2015, with clean_weight=0.5 and
+    `fgs(epsilon)` the training of Goodfellow et al. 2015, with `localized_pgd(region, ...)` that of Rothberg et al.
 
     The network descends in training mode: batch statistics move, and the random streams (dropout) start anew from
     `key`. The metrics are those of the network before the update: the objective, and the right answers for the images
@@ -106,7 +106,8 @@ def train_step(
             float32; what the model makes of them comes as it is: of a network in bfloat16, `loss` should widen the
             logits before it takes exponentials, as `cross_entropy` does.
         attack: an attack, as for `perturb`; None trains on the images as they are.
-        mix: the weight of the clean images' loss beside that of the attacked ones, in [0, 1).
+        clean_weight: the weight of the clean images' loss in the objective, in [0, 1); that of the attacked images'
+            is 1 - clean_weight.
         attack_mode: "eval" attacks the network as it will be used; "train" attacks it in training mode, with the
             statistics of the batch and fresh dropout masks, and lets its running averages see that pass too, as the
             scripts of Shaham et al. do. Batch statistics tie the images of a batch together: the gradient is then that
@@ -116,8 +117,8 @@ def train_step(
             `BatchNorm` normalises by its own device's images, unless it was made with this `axis_name` too.)
 
     Raises:
-        ValueError: mix is not in [0, 1) or comes without an attack; attack_mode is unknown; attack is a stack. From
-            the step: a batch of other types or shapes, or of images that the network does not take.
+        ValueError: clean_weight is not in [0, 1) or comes without an attack; attack_mode is unknown; attack is a
+            stack. From the step: a batch of other types or shapes, or of images that the network does not take.
 
     >>> from advjax.attacks import steepest
     >>> from advjax.training.state import create
@@ -129,7 +130,7 @@ def train_step(
     >>> int(state.step), float(metrics.examples)
     (1, 5.0)
     """
-    _check(attack, mix, attack_mode)
+    _check(attack, clean_weight, attack_mode)
 
     def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         _check_batch(*batch)
@@ -144,9 +145,9 @@ def train_step(
 
         def objective(params: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
             losses, logits, after = _forward(loss, state, params, rest, images, batch.label, adversarial_key, axis_name)
-            if mix:
+            if clean_weight:
                 on_clean, _, after = _forward(loss, state, params, after, clean, batch.label, clean_key, axis_name)
-                losses = mix * on_clean + (1.0 - mix) * losses
+                losses = clean_weight * on_clean + (1.0 - clean_weight) * losses
             correct = jnp.sum(jnp.argmax(logits, -1) == batch.label, dtype=jnp.float32)
             faults = faults_of(attack, batch.image, batch.label, logits.shape[-1])
             return jnp.mean(losses), (after, Metrics(jnp.sum(losses), correct, jnp.float32(losses.size), faults))
@@ -241,13 +242,16 @@ class _TrainingApply:
         return logits
 
 
-def _check(attack: Any, mix: float, attack_mode: str) -> None:
+def _check(attack: Any, clean_weight: float, attack_mode: str) -> None:
     if isinstance(attack, Stack):
         raise ValueError("attack must be a single attack, got a stack, which makes several images of each")
-    if not 0 <= mix < 1:
-        raise ValueError(f"mix must be in [0, 1), the weight of the clean images' loss, got {mix}")
-    if mix and attack is None:
-        raise ValueError(f"mix weighs clean against attacked images and needs an attack, got mix={mix} and attack=None")
+    if not 0 <= clean_weight < 1:
+        raise ValueError(f"clean_weight must be in [0, 1), the weight of the clean images' loss, got {clean_weight}")
+    if clean_weight and attack is None:
+        raise ValueError(
+            "clean_weight weighs clean against attacked images and needs an attack, got "
+            f"clean_weight={clean_weight} and attack=None"
+        )
     if attack_mode not in ("eval", "train"):
         raise ValueError(f'attack_mode must be "eval" or "train", got {attack_mode!r}')
 

@@ -1,4 +1,4 @@
-"""Orders of resident sets, and padded evaluation batches."""
+"""Orders of resident sets."""
 
 import jax
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advjax.data import Resident, padded
+from advjax.data import Resident
 from advjax.data.pipeline import batch_order
 
 
@@ -95,27 +95,3 @@ def test_resident_refuses_bad_members(members, error, message):
 def test_order_refuses_another_number_of_keys():
     with pytest.raises(ValueError, match="one index array for each of 3 networks, got 2"):
         resident(members=[np.arange(20)] * 2).order(jax.random.split(jax.random.key(0), 3), 0, 1, 4)
-
-
-@given(count=st.integers(0, 20), batch_size=st.integers(1, 8))
-def test_padded_batches_hold_each_image_once_in_one_shape(count, batch_size):
-    images = np.random.default_rng(count).integers(0, 256, (count, 2, 3, 1), np.uint8)
-    labels = np.arange(1, count + 1, dtype=np.int32)
-    parts = list(padded(images, labels, batch_size))
-    assert len(parts) == -(-count // batch_size)
-    for image, label, valid in parts:
-        assert image.shape == (batch_size, 2, 3, 1)
-        assert (image.dtype, label.dtype, valid.dtype) == (np.uint8, np.int32, np.bool_)
-        assert not image[~valid].any()
-        assert not label[~valid].any()
-    if parts:
-        image, label, valid = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        np.testing.assert_array_equal(image[valid], images)
-        np.testing.assert_array_equal(label[valid], labels)
-
-
-def test_padded_refuses_bad_arguments():
-    with pytest.raises(ValueError, match="batch_size"):
-        padded(IMAGES, LABELS, 0)
-    with pytest.raises(ValueError, match="one class for each of 4 images, got 3"):
-        padded(IMAGES, LABELS[:3], 2)

@@ -10,12 +10,10 @@ import time
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
-from advjax import fgs, from_function, from_nnx, pgd
+from advjax import fgs, from_function
 from advjax.evaluate import evaluate
-from advjax.evaluate.store import digest, write_whole
-from tests.models_for_tests import NnxNet, linear, linear_weights
+from tests.models_for_tests import linear, linear_weights
 
 PROGRAM = """
 import jax, numpy as np
@@ -128,41 +126,3 @@ def test_a_chunk_half_written_is_written_again(tmp_path):
     victim.with_name(victim.name + ".partial").write_bytes(b"half")
     assert run(tmp_path).to_json() == first.to_json()
     assert victim.exists()
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "file"
-    write_whole(path, lambda file: file.write(b"old"))
-
-    def fails(file):
-        file.write(b"ne")
-        raise OSError("no space left")
-
-    with pytest.raises(OSError, match="no space left"):
-        write_whole(path, fails)
-    assert path.read_bytes() == b"old"
-
-
-def test_the_fingerprint_is_the_same_in_every_process():
-    program = (
-        "from flax import nnx\n"
-        "from advjax import from_function, from_nnx, pgd\n"
-        "from advjax.evaluate.store import digest, write_whole\n"
-        "from tests.models_for_tests import NnxNet, linear, linear_weights\n"
-        "print(digest(from_function(linear, linear_weights())), digest(from_nnx(NnxNet(nnx.Rngs(0)))),"
-        " digest(pgd(0.1, step_size=0.1, steps=3)))"
-    )
-    other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
-    network = from_nnx(NnxNet(nnx.Rngs(0)))
-    parts = [from_function(linear, linear_weights()), network, pgd(0.1, step_size=0.1, steps=3)]
-    assert [digest(part) for part in parts] == other
-    assert len(set(other)) == 3
-
-
-def test_numbers_and_structure_have_their_own_fingerprints():
-    attacks = [
-        pgd(0.1, step_size=0.1, steps=3), pgd(0.1, step_size=0.1, steps=4), pgd(0.1, step_size=0.2, steps=3),
-        pgd(0.1, norm="l2", step_size=0.1, steps=3), fgs(0.1), fgs(np.float32([0.1])), fgs(),
-    ]  # fmt: skip
-    assert len({digest(attack) for attack in attacks}) == len(attacks)
-    assert digest(fgs(0.1)) == digest(fgs(0.1))

@@ -59,7 +59,7 @@ def test_each_model_learns_from_its_own_attack_alone(name, monkeypatch, tmp_path
     if name != "natural":
         expected = localized_pgd(REGIONS[name], 0.3, step_size=0.05, steps=7, localize="after", levels=None)
     assert spy.step["attack"] == expected
-    assert spy.step.get("mix", 0.0) == 0.0  # all images of a batch are replaced
+    assert spy.step.get("clean_weight", 0.0) == 0.0  # all images of a batch are replaced
     assert spy.trainer == {"step": "step", "batch_size": 4, "block": 2}
     # TensorFlow's reader holds back the first images.
     np.testing.assert_array_equal(spy.data.images, TRAIN.images[3:])

@@ -46,7 +46,7 @@ def test_each_network_learns_from_its_own_attack_at_its_radius_in_standardised_u
     expected = None if name == "baseline" else steepest(name, RADII[name] * TRAIN.std, levels=None, box=False)
     assert spy.step["attack"] == expected
     assert spy.step["attack_mode"] == "train"
-    assert spy.step.get("mix", 0.0) == 0.0  # never the clean images
+    assert spy.step.get("clean_weight", 0.0) == 0.0  # never the clean images
     assert spy.trainer == {"step": "step", "batch_size": 4, "block": 2}
     assert spy.data.images is TRAIN.images
     assert spy.data.labels is TRAIN.labels

@@ -15,7 +15,7 @@ from tests.training.nets import OPTIMIZER, Small, toy_set
 def main(folder: str) -> None:
     """Trains for 400 steps with a checkpoint every 5; a kill hits steps, reads and writes alike."""
     print("ready", flush=True)
-    trainer = Trainer(train_step(OPTIMIZER, attack=fgs(0.05), mix=0.5), batch_size=8, block=5)
+    trainer = Trainer(train_step(OPTIMIZER, attack=fgs(0.05), clean_weight=0.5), batch_size=8, block=5)
     fitted = trainer.fit(ensemble(Small, OPTIMIZER, 2), toy_set(), 400, jax.random.key(5), folder=folder, every=5)
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves((fitted.states.params, fitted.states.opt_state))]
     rows = [repr(row) for row in fitted.history.rows]

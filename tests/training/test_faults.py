@@ -17,8 +17,8 @@ from advjax.training import (
     Trainer,
     create,
     ensemble,
-    layout,
     measure,
+    placement,
     predict,
     stack,
     train_step,
@@ -107,8 +107,8 @@ def test_a_step_that_is_not_compiled_raises():
 
 def fit(data, attack=None, steps=8, **options):
     """Two networks, of which each reads its own order, four steps a block."""
-    where = layout(jax.devices()[: options.pop("devices", 1)])
-    trainer = Trainer(train_step(OPTIMIZER, attack=attack), batch_size=4, block=4, layout=where)
+    where = placement(jax.devices()[: options.pop("devices", 1)])
+    trainer = Trainer(train_step(OPTIMIZER, attack=attack), batch_size=4, block=4, placement=where)
     return trainer.fit(ensemble(Softmax, OPTIMIZER, 2), data, steps, jax.random.key(0), **options)
 
 

@@ -1,4 +1,4 @@
-"""The loop: one trace, stacked networks as in turn, all layouts alike, and clear ends."""
+"""The loop: one trace, stacked networks as in turn, all placements alike, and clear ends."""
 
 import dataclasses
 import re
@@ -22,14 +22,15 @@ from advjax.training import (
     Trainer,
     create,
     ensemble,
-    layout,
     measure,
+    placement,
     predict,
     stack,
     train_step,
     unstack,
 )
 from advjax.training import networks as networks_module
+from advjax.training import predictions as predictions_module
 from advjax.training import progress as progress_module
 from advjax.training.feed import feed_of
 from tests.training.nets import OPTIMIZER, Small, equal, states, toy_set
@@ -64,7 +65,7 @@ def test_vmapped_networks_train_as_mapped_ones(data, monkeypatch):
     results = []
     for backend in ("cpu", "gpu"):
         monkeypatch.setattr(networks_module.jax, "default_backend", lambda name=backend: name)
-        trainer = Trainer(train_step(OPTIMIZER), batch_size=8, block=5, layout=layout(jax.devices()[:1]))
+        trainer = Trainer(train_step(OPTIMIZER), batch_size=8, block=5, placement=placement(jax.devices()[:1]))
         results.append(trainer.fit(states(2), data, 5, jax.random.key(0)).states)
     close(*results)
 
@@ -107,8 +108,8 @@ def test_eight_devices_train_as_one(data, parameters, split):
     """Mean gradients are summed in another order: equal to 1e-5 after ten attacked steps."""
     attack = pgd(0.05, step_size=0.02, steps=2, random_start=True)
     step = train_step(OPTIMIZER, attack=attack)
-    one = Trainer(step, 8, 5, layout(jax.devices()[:1])).fit(states(2), data, 10, jax.random.key(0))
-    where = layout(networks=split, parameters=parameters, smallest=16)
+    one = Trainer(step, 8, 5, placement(jax.devices()[:1])).fit(states(2), data, 10, jax.random.key(0))
+    where = placement(networks=split, parameters=parameters, smallest=16)
     trainer = Trainer(step, 8, 5, where)
     eight = trainer.fit(states(2), data, 10, jax.random.key(0))
     close(one.states.params, eight.states.params)
@@ -134,7 +135,7 @@ class Regular(nnx.Module):
 
 def test_eight_devices_share_the_statistics_of_the_whole_batch(data):
     step, fitted = train_step(OPTIMIZER), []
-    for where in (layout(jax.devices()[:1]), layout()):
+    for where in (placement(jax.devices()[:1]), placement()):
         start = ensemble(lambda rngs: Regular(0.0, rngs), OPTIMIZER, 2)
         fitted.append(Trainer(step, 8, 5, where).fit(start, data, 10, jax.random.key(0)))
     for part in ("params", "rest"):
@@ -145,7 +146,7 @@ def test_eight_devices_share_the_statistics_of_the_whole_batch(data):
 
 
 def test_a_network_with_dropout_goes_on_to_the_same_bits_on_eight_devices(data, tmp_path):
-    trainer, key = Trainer(train_step(OPTIMIZER), 8, 4, layout(parameters="sharded", smallest=8)), jax.random.key(0)
+    trainer, key = Trainer(train_step(OPTIMIZER), 8, 4, placement(parameters="sharded", smallest=8)), jax.random.key(0)
 
     def start():
         return ensemble(lambda rngs: Regular(0.5, rngs), OPTIMIZER, 1)
@@ -164,7 +165,7 @@ def source(count=60):
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_a_stream_feeds_all_networks_and_goes_on_to_the_same_bits(tmp_path, devices):
-    trainer = Trainer(train_step(OPTIMIZER), batch_size=8, block=4, layout=layout(jax.devices()[:devices]))
+    trainer = Trainer(train_step(OPTIMIZER), batch_size=8, block=4, placement=placement(jax.devices()[:devices]))
     key = jax.random.key(0)
     whole = trainer.fit(states(2), Stream(source(), 8, seed=3), 14, key)
     for steps in (8, 14):
@@ -261,20 +262,27 @@ def test_tensorboard_events_are_written(data, tmp_path):
     assert [path for path in tmp_path.iterdir() if "tfevents" in path.name]
 
 
-def test_predict_in_padded_batches_is_the_networks_own_answer(data):
+def test_predict_in_batches_is_the_networks_own_answer(data):
     stacked, images = states(2), data.images
     expected = [
         np.argmax(Small(nnx.Rngs(seed))(images.astype(np.float32) / np.float32(255)), axis=-1) for seed in range(2)
     ]
     np.testing.assert_array_equal(predict(stacked, images, batch_size=25), expected)
-    np.testing.assert_array_equal(predict(stacked, images, batch_size=16, layout=layout()), expected)
+    np.testing.assert_array_equal(predict(stacked, images, batch_size=16, placement=placement()), expected)
+    programs = predictions_module._answers._cache_size()
+    np.testing.assert_array_equal(predict(stacked, images[:7], batch_size=25), np.array(expected)[:, :7])
     assert predict(stacked, images[:0]).shape == (2, 0)
-    # States that lie on one device are moved to the layout's.
+    assert predictions_module._answers._cache_size() == programs
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        predict(stacked, images, batch_size=0)
+    with pytest.raises(ValueError, match="one class for each of 60 images, got 3"):
+        measure(stacked, images, data.labels[:3])
+    # States that lie on one device are moved to the placement's.
     there = jax.device_put(states(2), jax.devices()[0])
-    np.testing.assert_array_equal(predict(there, images, batch_size=25, layout=layout(networks=2)), expected)
+    np.testing.assert_array_equal(predict(there, images, batch_size=25, placement=placement(networks=2)), expected)
     with pytest.raises(TypeError, match=r"images must be uint8, or float32.*got float64"):
         predict(stacked, images.astype(np.float64))
-    spread = measure(stacked, images, data.labels, batch_size=25, layout=layout())
+    spread = measure(stacked, images, data.labels, batch_size=25, placement=placement())
     score = measure(stacked, images, data.labels, batch_size=25)
     np.testing.assert_allclose(spread, score, rtol=1e-5)
     np.testing.assert_allclose(score.accuracy, np.mean(np.array(expected) == data.labels[None], axis=1))
@@ -302,7 +310,7 @@ def test_fit_refuses(data, change, message):
 
 def test_a_stream_needs_processes_that_hold_their_own_rows(monkeypatch):
     """Networks on different processes: each would take its own part of the rows for the whole batch."""
-    stream, keys, spread = Stream(source(), 8, seed=0), jax.random.split(jax.random.key(0), 2), layout(networks=2)
+    stream, keys, spread = Stream(source(), 8, seed=0), jax.random.split(jax.random.key(0), 2), placement(networks=2)
     monkeypatch.setattr(jax, "process_count", lambda: 8)
     with pytest.raises(ValueError, match="networks must divide the 1 devices of a process, got 2"):
         feed_of(stream, spread, keys, 8, 4)
@@ -314,7 +322,7 @@ def test_trainer_refuses_bad_arguments(data):
     with pytest.raises(TypeError, match="Resident or a Stream"):
         Trainer(train_step(OPTIMIZER)).fit(states(1), data.images, 1, jax.random.key(0))
     with pytest.raises(ValueError, match="divisible by the 8 devices"):
-        Trainer(train_step(OPTIMIZER), 12, layout=layout()).fit(states(1), data, 1, jax.random.key(0))
+        Trainer(train_step(OPTIMIZER), 12, placement=placement()).fit(states(1), data, 1, jax.random.key(0))
     apart = states(2)
     apart = dataclasses.replace(apart, step=jnp.array([0, 6], jnp.int32))
     with pytest.raises(ValueError, match=r"one step, got states of steps \[0, 6\]"):

@@ -8,7 +8,7 @@ from tests.training.processes import run_processes
 TRAIN = """
 import numpy as np
 from advjax.attacks import pgd
-from advjax.training import Layout, Trainer, ensemble, layout, train_step, Stream
+from advjax.training import Placement, Trainer, ensemble, placement, train_step, Stream
 from tests.training.nets import OPTIMIZER, Small, toy_set
 step = train_step(OPTIMIZER, attack=pgd(0.05, step_size=0.02, steps=2, random_start=True))
 toy = toy_set()
@@ -16,7 +16,7 @@ if arguments["stream"]:
     data = Stream([{"image": x, "label": int(y)} for x, y in zip(toy.images, toy.labels)], 8, seed=3)
 else:
     data = toy
-where = layout(parameters=arguments["parameters"], smallest=16)
+where = placement(parameters=arguments["parameters"], smallest=16)
 trainer = Trainer(step, 8, 5, where)
 fitted = trainer.fit(
     ensemble(Small, OPTIMIZER, 2), data, arguments["steps"], jax.random.key(0),
@@ -26,7 +26,7 @@ report({
     "devices": jax.device_count(),
     "loss": fitted.loss.tolist(),
     "validation": fitted.history.rows[-1]["validation_accuracy"],
-    "params": [float(np.abs(leaf).sum()) for leaf in jax.tree.leaves(Layout.to_host(fitted.states.params))],
+    "params": [float(np.abs(leaf).sum()) for leaf in jax.tree.leaves(Placement.to_host(fitted.states.params))],
 })
 """
 

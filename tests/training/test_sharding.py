@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from advjax.data import Stream
 from advjax.training import create, stack
-from advjax.training.sharding import Layout, initialize, layout
+from advjax.training.sharding import Placement, initialize, placement
 from tests.training.processes import run_processes
 
 OPTIMIZER = optax.sgd(0.1, momentum=0.9)
@@ -40,7 +40,7 @@ shapes = st.lists(st.sampled_from([1, 2, 3, 4, 6, 8, 12, 16, 40]), min_size=0, m
 
 @given(shape=shapes, networks=st.sampled_from([1, 2, 4]), smallest=st.integers(1, 500), floating=st.booleans())
 def test_rule_divides_the_largest_axis_it_can_and_never_the_stack(shape, networks, smallest, floating):
-    spread = layout(networks=networks, parameters="sharded", smallest=smallest)
+    spread = placement(networks=networks, parameters="sharded", smallest=smallest)
     parts = 8 // networks
     leaf = jax.ShapeDtypeStruct((4, *shape), jnp.float32 if floating else jnp.uint32)
     spec = spread.of_states({"a": leaf})["a"].spec
@@ -52,12 +52,12 @@ def test_rule_divides_the_largest_axis_it_can_and_never_the_stack(shape, network
         assert sharded == [max(possible)]
     else:
         assert not sharded
-    replicated = layout(networks=networks, smallest=smallest).of_states({"a": leaf})["a"].spec
+    replicated = placement(networks=networks, smallest=smallest).of_states({"a": leaf})["a"].spec
     assert replicated == (PartitionSpec("network") if networks > 1 else PartitionSpec())
 
 
 def test_the_optimizer_follows_its_parameters_and_keys_are_not_sharded():
-    spread = layout(networks=2, parameters="sharded", smallest=64)
+    spread = placement(networks=2, parameters="sharded", smallest=64)
     shardings = spread.of_states(states(2))
     kernel = shardings.params["first"]["kernel"].get_value()
     momentum = shardings.opt_state[0].trace["first"]["kernel"].get_value()
@@ -68,27 +68,27 @@ def test_the_optimizer_follows_its_parameters_and_keys_are_not_sharded():
 
 
 def test_one_device_shards_nothing():
-    alone = layout(jax.devices()[:1], parameters="sharded", smallest=1)
+    alone = placement(jax.devices()[:1], parameters="sharded", smallest=1)
     shardings = [*jax.tree.leaves(alone.of_states(states(1))), alone.of_batch(0, 4), alone.replicated]
     assert set(shardings) == {jax.sharding.SingleDeviceSharding(jax.devices()[0])}
 
 
 @pytest.mark.parametrize("networks", [1, 2, 8])
 def test_values_come_back_from_the_devices(networks):
-    spread = layout(networks=networks, parameters="sharded", smallest=16)
+    spread = placement(networks=networks, parameters="sharded", smallest=16)
     before = {"states": states(8), "host": np.arange(48, dtype=np.float32).reshape(8, 6)}
     there = spread.put(before, spread.of_states(before))
-    for expected, actual in zip(*(jax.tree.leaves(Layout.to_host(tree)) for tree in (before, there)), strict=True):
+    for expected, actual in zip(*(jax.tree.leaves(Placement.to_host(tree)) for tree in (before, there)), strict=True):
         assert isinstance(actual, np.ndarray)
         np.testing.assert_array_equal(actual, expected)
-    # Typed keys stay keys on the devices, and onto another layout it is one more `put`.
+    # Typed keys stay keys on the devices, and onto another placement it is one more `put`.
     jax.tree.map(lambda a, b: np.testing.assert_equal(a.dtype, b.dtype), before, there)
-    again = layout(jax.devices()[:4]).put(there["host"], layout(jax.devices()[:4]).replicated)
+    again = placement(jax.devices()[:4]).put(there["host"], placement(jax.devices()[:4]).replicated)
     np.testing.assert_array_equal(again, before["host"])
 
 
 def test_each_device_holds_its_part_alone():
-    spread = layout(networks=2, parameters="sharded", smallest=64)
+    spread = placement(networks=2, parameters="sharded", smallest=64)
     there = spread.put(states(2), spread.of_states(states(2)))
     kernel = there.params["first"]["kernel"].get_value()
     assert kernel.shape == (2, 12, 16)
@@ -97,7 +97,7 @@ def test_each_device_holds_its_part_alone():
 
 def test_from_local_is_the_whole_in_one_process(rng):
     images = rng.integers(0, 256, (3, 16, 2, 2, 1), np.uint8)
-    spread = layout()
+    spread = placement()
     there = spread.from_local({"image": images}, spread.of_batch(1, 5))["image"]
     np.testing.assert_array_equal(there, images)
     assert {shard.data.shape for shard in there.addressable_shards} == {(3, 2, 2, 2, 1)}
@@ -122,8 +122,8 @@ def test_a_step_on_eight_devices_is_the_step_on_one(rng, networks, parameters):
     images, labels = rng.random((16, 2, 2, 3), np.float32), rng.integers(0, 3, 16).astype(np.int32)
     results = []
     for here in (
-        layout(jax.devices()[:1]),
-        layout(networks=networks, parameters=parameters, smallest=64),
+        placement(jax.devices()[:1]),
+        placement(networks=networks, parameters=parameters, smallest=64),
     ):
         placed = here.put(states(2), here.of_states(states(2)))
         batch = [here.put(x, here.of_batch(0, x.ndim)) for x in (images, labels)]
@@ -137,26 +137,26 @@ def test_a_step_on_eight_devices_is_the_step_on_one(rng, networks, parameters):
 
 
 def test_layouts_are_values():
-    assert layout(networks=2) == layout(networks=2)
-    assert len({layout(networks=2), layout(networks=2), layout(networks=2, parameters="sharded")}) == 2
-    assert dict(layout(networks=4).mesh.shape) == {"network": 4, "data": 2}
+    assert placement(networks=2) == placement(networks=2)
+    assert len({placement(networks=2), placement(networks=2), placement(networks=2, parameters="sharded")}) == 2
+    assert dict(placement(networks=4).mesh.shape) == {"network": 4, "data": 2}
 
 
 def test_layouts_refuse_bad_arguments():
     with pytest.raises(ValueError, match=r"networks must divide the number of devices, 8, got 3"):
-        layout(networks=3)
+        placement(networks=3)
     with pytest.raises(ValueError, match="networks must divide"):
-        layout([])
+        placement([])
     with pytest.raises(ValueError, match=r"\"replicated\" or \"sharded\", got 'fsdp'"):
-        layout(parameters="fsdp")
+        placement(parameters="fsdp")
     with pytest.raises(ValueError, match="smallest"):
-        layout(smallest=0)
+        placement(smallest=0)
     with pytest.raises(ValueError, match=r"axis must be in 0\.\.2"):
-        layout().of_batch(3, 3)
+        placement().of_batch(3, 3)
     with pytest.raises(ValueError, match=r"leading axis that 2 .* got an array of shape \(3, 4\)"):
-        layout(networks=2).of_states(np.zeros((3, 4)))
+        placement(networks=2).of_states(np.zeros((3, 4)))
     with pytest.raises(ValueError, match=r"stacked.*\(\)"):
-        layout().of_states(jnp.zeros(()))
+        placement().of_states(jnp.zeros(()))
 
 
 def test_initialize_refuses_half_of_the_flags_and_a_late_call():
@@ -171,7 +171,7 @@ TWO_PROCESSES = """
 import numpy as np
 from jax.sharding import PartitionSpec as P
 from advjax.data import Stream
-from advjax.training.sharding import initialize, layout
+from advjax.training.sharding import initialize, placement
 for name in [name for name in os.environ if name.startswith(("SLURM", "KUBERNETES", "OMPI", "TPU"))]:
     del os.environ[name]
 try:
@@ -179,7 +179,7 @@ try:
 except ValueError as error:
     not_found = str(error)
 initialize(coordinator, num_processes, process_id)
-here = layout(parameters="sharded", smallest=4)
+here = placement(parameters="sharded", smallest=4)
 total = jax.shard_map(lambda x: jax.lax.psum(x.sum(), "data"), mesh=here.mesh, in_specs=P("data"), out_specs=P())
 part = np.full((2, 3), process_id + 1, np.int32)
 rows = here.from_local(part, here.of_batch(0, 2))

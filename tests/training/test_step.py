@@ -120,8 +120,8 @@ def attacked_by_hand(kernel, bias, image, label, norm, epsilon):
     return (x + epsilon * step).reshape(image.shape)
 
 
-@pytest.mark.parametrize(("mix", "norm"), [(0.0, "linf"), (0.25, "linf"), (0.0, "l2")])
-def test_attacked_step_descends_on_the_attacked_images(batch, mix, norm):
+@pytest.mark.parametrize(("clean_weight", "norm"), [(0.0, "linf"), (0.25, "linf"), (0.0, "l2")])
+def test_attacked_step_descends_on_the_attacked_images(batch, clean_weight, norm):
     """The images are held fixed: the derivative of the l2 step with respect to the weights is not zero."""
     optimizer = optax.sgd(0.1)
     start = create(Softmax(nnx.Rngs(0)), optimizer)
@@ -130,11 +130,15 @@ def test_attacked_step_descends_on_the_attacked_images(batch, mix, norm):
     image, label = np.asarray(batch.image), np.asarray(batch.label)
     on_attacked = by_hand(kernel, bias, attacked * 255, label, 1)
     on_clean = by_hand(kernel, bias, image, label, 1)
-    step = train_step(optimizer, attack=steepest(norm, 0.2, levels=None, box=False), mix=mix)
+    step = train_step(optimizer, attack=steepest(norm, 0.2, levels=None, box=False), clean_weight=clean_weight)
     state, metrics = jax.jit(step)(start, batch, jax.random.key(0))
     for name, clean, hard in zip(("kernel", "bias"), on_clean, on_attacked, strict=False):
-        np.testing.assert_allclose(state.params["linear"][name][...], mix * clean + (1 - mix) * hard, atol=1e-6)
-    np.testing.assert_allclose(metrics.loss, mix * on_clean[2] + (1 - mix) * on_attacked[2], rtol=1e-5)
+        np.testing.assert_allclose(
+            state.params["linear"][name][...], clean_weight * clean + (1 - clean_weight) * hard, atol=1e-6
+        )
+    np.testing.assert_allclose(
+        metrics.loss, clean_weight * on_clean[2] + (1 - clean_weight) * on_attacked[2], rtol=1e-5
+    )
     assert int(metrics.correct) == on_attacked[3]
 
 
@@ -221,8 +225,8 @@ def _plain(leaf):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mix": 0.5}, "needs an attack"),
-        ({"mix": 1.0, "attack": fgs(0.1)}, r"\[0, 1\)"),
+        ({"clean_weight": 0.5}, "needs an attack"),
+        ({"clean_weight": 1.0, "attack": fgs(0.1)}, r"\[0, 1\)"),
         ({"attack": stack_attacks([fgs(0.1), fgs(0.2)])}, "single attack"),
         ({"attack": fgs(0.1), "attack_mode": "test"}, '"eval" or "train"'),
     ],
