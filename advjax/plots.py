@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 __all__ = [
-    "curve_figure", "error_figure", "heat_map_figure", "histogram_figure", "metric_figure", "perturbation_figure",
+    "curve_figure", "error_figure", "heat_map_figure", "histogram_figure", "image_figure", "line_figure",
+    "metric_figure", "perturbation_figure",
 ]  # fmt: skip
 
 # Okabe and Ito's colours, which stay distinct for colour-blind readers; black stays free for references.
@@ -211,6 +212,79 @@ def curve_figure(
         axis.fill_between(places, values[:, 1], values[:, 2], color=colour, alpha=0.15, linewidth=0)
     axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.set_ylim(bottom=0)
+    axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def image_figure(
+    rows: Mapping[str, Sequence[np.ndarray]],
+    captions: Sequence[Sequence[str]],
+    *,
+    circles: Mapping[tuple[int, int], tuple[int, int]] | None = None,
+    title: str = "",
+) -> Any:
+    """Rows of images in [0, 1] (values beyond are drawn as black or white), a caption over each.
+
+    Args:
+        rows: by its name, a row's images [H, W] or [H, W, 3].
+        captions: for each row, one for each image.
+        circles: by (row, column), the pixel (line, column) to draw a circle around.
+        title: of the figure.
+
+    >>> len(image_figure({"a": [np.zeros((4, 4))] * 3}, [["1", "2", "3"]], circles={(0, 1): (2, 2)}).axes)
+    3
+    """
+    columns = max(len(images) for images in rows.values())
+    figure, axes = _figure(len(rows), columns, (max(1.15 * columns, 4), 1.4 * len(rows) + 0.3), title)
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.spines[:].set(visible=True, color="#aaaaaa", linewidth=0.5)
+    for line, (name, images) in enumerate(rows.items()):
+        axes[line, 0].set_ylabel(name, fontsize=8)
+        for column, (image, caption) in enumerate(zip(images, captions[line], strict=True)):
+            axes[line, column].imshow(np.clip(image, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axes[line, column].set_title(caption, fontsize=7)
+    for place, (y, x) in (circles or {}).items():
+        from matplotlib.patches import Circle
+
+        axes[place].add_patch(Circle((x, y), 2.5, fill=False, edgecolor=_COLOURS[1], linewidth=1.5))
+    return figure
+
+
+def line_figure(
+    x: Sequence[float] | Sequence[str],
+    lines: Mapping[str, np.ndarray],
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    second: tuple[float, str] | None = None,
+    log: bool = False,
+) -> Any:
+    """Lines over one axis.
+
+    Args:
+        x: places [n].
+        lines: by its name, the values [n] of a line.
+        xlabel, ylabel, title: texts.
+        second: another unit for x, drawn above: (its value at x = 1, its label).
+        log: a logarithmic axis of values.
+
+    >>> len(line_figure([0, 1], {"a": np.array([1.0, 0.5])}, xlabel="x", ylabel="y").axes)
+    1
+    """
+    figure, axes = _figure(1, 1, (6.4, 4.2), title)
+    axis = axes[0, 0]
+    for index, (name, values) in enumerate(lines.items()):
+        color, marker = ("#000000", *_COLOURS)[index % (1 + len(_COLOURS))], "os^Dv*"[index % 6]
+        axis.plot(x, values, label=name, color=color, marker=marker, markersize=4, linewidth=1.5)
+    axis.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
+    if second is not None:
+        factor, label = second
+        axis.spines["top"].set_visible(True)
+        above = axis.secondary_xaxis("top", functions=(lambda value: value * factor, lambda value: value / factor))
+        above.set_xlabel(label)
     axis.legend(frameon=False, fontsize=8)
     return figure
 

@@ -23,7 +23,7 @@ from experiments.provenance import commit
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Arrays", "Store", "fingerprint", "hardware", "open_store", "versions"]
+__all__ = ["Arrays", "Store", "finished_stages", "fingerprint", "hardware", "open_store", "versions"]
 
 Arrays = dict[str, np.ndarray]
 
@@ -75,9 +75,13 @@ class Store:
         with np.load(self._path(name, ".npz")) as stored:
             return {key: stored[key] for key in keys or stored.files}
 
+    def checkpoints(self, *words: str) -> pathlib.Path:
+        """The folder in which a training keeps its checkpoints."""
+        return self.root.joinpath("checkpoints", *words)
+
     def seconds(self) -> dict[str, float]:
         """How long each finished stage took."""
-        return {name: marker["seconds"] for name, marker in self._markers().items()}
+        return {name: marker["seconds"] for name, marker in _markers(self.root).items()}
 
     def write_text(self, name: str, text: str) -> None:
         """Writes a file of the report, whole or not at all."""
@@ -93,7 +97,7 @@ class Store:
 
         Where stages were made by other commits than the one that writes this, all of them are named.
         """
-        made_by = {marker.get("commit", "not recorded") for marker in self._markers().values()}
+        made_by = {marker.get("commit", "not recorded") for marker in _markers(self.root).values()}
         others = {"commits_of_stages": sorted(made_by)} if made_by - {commit()} else {}
         content = {
             "config": dataclasses.asdict(config),
@@ -108,14 +112,13 @@ class Store:
         }
         self.write_text("config.json", json.dumps(content, indent=2) + "\n")
 
-    def _markers(self) -> dict[str, dict[str, Any]]:
-        """What was noted of each finished stage, the oldest first."""
-        folder = self.root / "stages"
-        markers = sorted(folder.rglob("*.json"), key=lambda path: path.stat().st_mtime_ns)
-        return {path.relative_to(folder).with_suffix("").as_posix(): json.loads(path.read_text()) for path in markers}
-
     def _path(self, name: str, suffix: str) -> pathlib.Path:
         return self.root / "stages" / (name + suffix)
+
+
+def finished_stages(root: str | os.PathLike[str]) -> list[str]:
+    """The names of the finished stages of the run in a folder, in the order in which they were."""
+    return list(_markers(pathlib.Path(root)))
 
 
 def fingerprint(config: Any) -> str:
@@ -162,6 +165,13 @@ def _check_same(stored: dict[str, Any], config: Any, data: str, path: pathlib.Pa
             f"the output folder {path} holds a run of another configuration ({'; '.join(changed)}). "
             "Choose another with --out, or remove that one."
         )
+
+
+def _markers(root: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """What was noted of each finished stage, the oldest first."""
+    folder = root / "stages"
+    markers = sorted(folder.rglob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+    return {path.relative_to(folder).with_suffix("").as_posix(): json.loads(path.read_text()) for path in markers}
 
 
 def _now() -> str:

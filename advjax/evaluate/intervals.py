@@ -72,4 +72,9 @@ def sign_test(more: int, fewer: int) -> float:
     0.125
     """
     tosses = more + fewer
-    return sum(math.comb(tosses, heads) for heads in range(more, tosses + 1)) / 2**tosses
+    # From all heads downwards each number of ways is made of the one before: thousands of tosses take milliseconds.
+    ways = total = 1
+    for heads in range(tosses, more, -1):
+        ways = ways * heads // (tosses - heads + 1)
+        total += ways
+    return total / 2**tosses

@@ -1,17 +1,18 @@
-"""Whole data sets through a classifier or an attack, batch by batch, all of one shape."""
+"""Whole data sets, on the host, through a classifier or an attack: batch by batch, all of one shape."""
 
 import functools
-from typing import Any
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from advjax.attacks import Perturbation, perturb
+from advjax.attacks.attack import Attack
 from advjax.classifier import Classifier
 from advjax.data import to_float
 
-__all__ = ["NO_ANSWER", "answers_of", "attack_all", "logits_of"]
+__all__ = ["NO_ANSWER", "answers_of", "logits_of", "perturb_all", "perturb_batches", "pixels"]
 
 # What a network says whose logits are no numbers: no label is equal to it.
 NO_ANSWER = -1
@@ -26,7 +27,7 @@ def logits_of(classifier: Classifier, images: np.ndarray, batch: int = 500) -> n
     (3, 2)
     """
     parts = [
-        np.asarray(_logits(classifier, _pixels(images[rows])))[:real] for rows, real in _batches(len(images), batch)
+        np.asarray(_logits(classifier, pixels(images[rows])))[:real] for rows, real in _batches(len(images), batch)
     ]
     return np.concatenate(parts)
 
@@ -45,8 +46,8 @@ def answers_of(classifier: Classifier, images: np.ndarray, batch: int = 500) -> 
     return np.where(np.isnan(logits).any(-1), NO_ANSWER, logits.argmax(-1)).astype(np.int32)
 
 
-def attack_all(
-    attack: Any,
+def perturb_all(
+    attack: Attack,
     classifier: Classifier,
     images: np.ndarray,
     labels: np.ndarray,
@@ -58,12 +59,24 @@ def attack_all(
 
     Image i draws from `fold_in(key, i)`, whatever the batch size.
     """
-    results = []
+    parts = perturb_batches(attack, classifier, images, labels, batch=batch, key=key)
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *parts)
+
+
+def perturb_batches(
+    attack: Attack,
+    classifier: Classifier,
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    batch: int,
+    key: jax.Array | None = None,
+) -> Iterator[Perturbation]:
+    """The same batch by batch, as they are asked for."""
     for rows, real in _batches(len(images), batch):
         keys = None if key is None else jax.vmap(functools.partial(jax.random.fold_in, key))(rows)
-        result = perturb(attack, classifier, _pixels(images[rows]), jnp.asarray(labels[rows]), keys)
-        results.append(jax.tree.map(lambda array, real=real: np.asarray(array)[:real], result))
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
+        result = perturb(attack, classifier, pixels(images[rows]), jnp.asarray(labels[rows]), keys)
+        yield jax.tree.map(lambda array, real=real: np.asarray(array)[:real], result)
 
 
 def _batches(count: int, batch: int) -> list[tuple[np.ndarray, int]]:
@@ -75,7 +88,8 @@ def _batches(count: int, batch: int) -> list[tuple[np.ndarray, int]]:
     ]
 
 
-def _pixels(images: np.ndarray) -> jax.Array:
+def pixels(images: np.ndarray) -> jax.Array:
+    """float32 in [0, 1] of uint8 images; float images stay as they are."""
     return jnp.asarray(to_float(images) if images.dtype == np.uint8 else images)
 
 

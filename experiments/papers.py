@@ -1,0 +1,10 @@
+"""All studies, by name."""
+
+from typing import Any
+
+from experiments.robust_optimization.study import STUDY as ROBUST_OPTIMIZATION
+from experiments.study import Study
+
+__all__ = ["STUDIES"]
+
+STUDIES: dict[str, Study[Any, Any]] = {study.name: study for study in (ROBUST_OPTIMIZATION,)}
