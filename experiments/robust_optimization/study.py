@@ -91,7 +91,9 @@ def rows(config: Config, data: Data, read: Read) -> list[Row]:
         sweep = zip(config.epsilons, right["sweep"], strict=True)
         lines += [accuracy_row(NAME, test, name, "fgs", each, epsilon) for epsilon, each in sweep]
         epochs = enumerate(right["validation_accuracy"], start=1)
-        lines += [Row(NAME, test, name, 0, "", None, f"accuracy, epoch {n}", size, float(value)) for n, value in epochs]
+        lines += [
+            Row(NAME, test, name, 0, "", None, f"accuracy of epoch {n}", size, float(value)) for n, value in epochs
+        ]
     return lines
 
 
@@ -236,9 +238,8 @@ def figures(config: Config, data: Data, read: Read) -> dict[str, Any]:
     found, results = read("adversarial"), results_of(config, read)
     title = f"{data_name(config.data)}: {config.epochs} epochs"
     norms = [np.flatnonzero(found["norm"] == number) for number in range(len(config.norms))]
-    some = np.concatenate(
-        [own[np.unique(np.linspace(0, len(own) - 1, _COLUMNS // len(norms)).astype(int))] for own in norms]
-    )
+    shares = [own[:: max(len(own) * len(norms) // _COLUMNS, 1)][: _COLUMNS // len(norms)] for own in norms]
+    some = np.concatenate(shares)
     pixel, drawn = one_pixel(config, found)[:_COLUMNS], {}
     if len(pixel):
         drawn["pixel.png"] = pairs(config, data[1], found, pixel, "One pixel (circled) makes the baseline err")

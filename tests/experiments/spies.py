@@ -15,7 +15,11 @@ class MemoryStore:
     """A run's store without a folder."""
 
     stages: dict[str, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
-    root = pathlib.Path("nowhere")
+    root: pathlib.Path = pathlib.Path("nowhere")
+
+    def checkpoints(self, *words):
+        """Where a training would keep its checkpoints."""
+        return self.root.joinpath(*words)
 
     def done(self, name):
         """Whether the stage is there."""
