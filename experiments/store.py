@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import hashlib
 import json
 import os
 import pathlib
@@ -17,13 +16,14 @@ import numpy as np
 
 import advjax
 from advjax.files import write_text, write_whole
+from advjax.fingerprint import fingerprint
 from advjax.lock import FolderInUseError, FolderLock
 from experiments.provenance import commit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Arrays", "Store", "finished_stages", "fingerprint", "hardware", "open_store", "versions"]
+__all__ = ["Arrays", "Store", "finished_stages", "hardware", "open_store", "versions"]
 
 Arrays = dict[str, np.ndarray]
 
@@ -121,12 +121,6 @@ def finished_stages(root: str | os.PathLike[str]) -> list[str]:
     return list(_markers(pathlib.Path(root)))
 
 
-def fingerprint(config: Any) -> str:
-    """A hash of all fields of a dataclass: two runs share results if and only if it is the same."""
-    text = json.dumps(dataclasses.asdict(config), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def open_store(root: str | os.PathLike[str], config: Any, data: str = "") -> Store:
     """The store of `config`, a dataclass of JSON values, in the folder `root`, made if it is not there.
 
@@ -137,7 +131,7 @@ def open_store(root: str | os.PathLike[str], config: Any, data: str = "") -> Sto
     """
     path = pathlib.Path(root)
     try:
-        store = Store(path, fingerprint(config), data, FolderLock(path))
+        store = Store(path, fingerprint(dataclasses.asdict(config)), data, FolderLock(path))
         existing = path / "config.json"
         if existing.exists():
             _check_same(json.loads(existing.read_text()), config, data, path)

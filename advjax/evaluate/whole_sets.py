@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from advjax.attacks import Perturbation, perturb
-from advjax.attacks.attack import Attack
+from advjax.attacks.attack import Attack, check_single
 from advjax.classifier import Classifier
-from advjax.data import to_float
+from advjax.data.rows import batches
+from advjax.data.transforms import to_float
 
 __all__ = ["NO_ANSWER", "answers_of", "logits_of", "perturb_all", "perturb_batches", "pixels"]
 
@@ -26,9 +27,7 @@ def logits_of(classifier: Classifier, images: np.ndarray, batch: int = 500) -> n
     >>> logits_of(mean, np.full((3, 2, 2, 1), 255, np.uint8), batch=2).shape
     (3, 2)
     """
-    parts = [
-        np.asarray(_logits(classifier, pixels(images[rows])))[:real] for rows, real in _batches(len(images), batch)
-    ]
+    parts = [np.asarray(_logits(classifier, pixels(images[rows])))[:real] for rows, real in batches(len(images), batch)]
     return np.concatenate(parts)
 
 
@@ -55,10 +54,26 @@ def perturb_all(
     batch: int,
     key: jax.Array | None = None,
 ) -> Perturbation:
-    """`perturb` for images [N, H, W, C], uint8 or float32 in [0, 1]; the arrays of the result are NumPy's.
+    """`perturb` of a whole data set, which need not fit the device: the arrays of the result are NumPy's.
 
-    Image i draws from `fold_in(key, i)`, whatever the batch size.
+    Args:
+      attack: a single attack, no stack.
+      classifier: as for `perturb`.
+      images: [N, H, W, C], uint8 or float32 in [0, 1].
+      labels: [N] integers.
+      batch: images perturbed at once; one compiled program for any N.
+      key: image i draws from `fold_in(key, i)`, whatever the batch size.
+
+    Raises:
+      ValueError: the attack is a stack, or as for `perturb`.
+
+    >>> from advjax import fgs
+    >>> from advjax.classifier import from_function
+    >>> mean = from_function(lambda w, x: x.mean((1, 2, 3))[:, None] * w, jnp.array([[1.0, -1.0]]))
+    >>> perturb_all(fgs(0.5), mean, np.full((3, 2, 2, 1), 51, np.uint8), np.zeros(3, np.int32), batch=2).image.shape
+    (3, 2, 2, 1)
     """
+    check_single(attack)
     parts = perturb_batches(attack, classifier, images, labels, batch=batch, key=key)
     return jax.tree.map(lambda *parts: np.concatenate(parts), *parts)
 
@@ -73,19 +88,10 @@ def perturb_batches(
     key: jax.Array | None = None,
 ) -> Iterator[Perturbation]:
     """The same batch by batch, as they are asked for."""
-    for rows, real in _batches(len(images), batch):
+    for rows, real in batches(len(images), batch):
         keys = None if key is None else jax.vmap(functools.partial(jax.random.fold_in, key))(rows)
         result = perturb(attack, classifier, pixels(images[rows]), jnp.asarray(labels[rows]), keys)
         yield jax.tree.map(lambda array, real=real: np.asarray(array)[:real], result)
-
-
-def _batches(count: int, batch: int) -> list[tuple[np.ndarray, int]]:
-    """Rows of each batch, the last one filled up with copies, and how many of them are meant."""
-    size = min(batch, count)
-    return [
-        (np.resize(np.arange(start, min(start + size, count)), size), min(size, count - start))
-        for start in range(0, count, size)
-    ]
 
 
 def pixels(images: np.ndarray) -> jax.Array:

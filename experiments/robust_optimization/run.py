@@ -307,7 +307,7 @@ def judge(
         "test": _right(classifier, test.images, test.labels, batch),
         "adversarial": _right(classifier, found["image"], found["label"], batch),
         "sweep": sweep(classifier, test, epsilons, batch),
-        "pgd": _right(classifier, attacked.image, first[1], batch),
+        "pgd": _right(classifier, np.asarray(attacked.image), first[1], batch),
     }
 
 

@@ -4,6 +4,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+from experiments.robust_optimization.claims import claims as of_robust_optimization
+from experiments.robust_optimization.claims import epochs_to_converge
+from experiments.robust_optimization.config import PRESETS
 
 from experiments.hard_positives.claims import claims as of_hard_positives
 from experiments.hard_positives.metrics import Metric
@@ -12,9 +15,6 @@ from experiments.hard_positives.table import Errors
 from experiments.localized_training.claims import claims as of_localized_training
 from experiments.localized_training.config import INPUTS, MODELS
 from experiments.localized_training.paper import LOSSES
-from experiments.robust_optimization.claims import claims as of_robust_optimization
-from experiments.robust_optimization.claims import epochs_to_converge
-from experiments.robust_optimization.config import PRESETS
 from experiments.verdicts import SAMPLING
 
 TYPES = ("FGS", "FGV", *(f"HC-{k}" for k in range(1, 10)))

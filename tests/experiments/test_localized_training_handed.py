@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from experiments.states import key_of
 
 from advjax.attacks import apgd, localized_pgd, perturb, square
 from advjax.attacks.regions import Background, Broad, Exact, Standard
@@ -14,7 +15,6 @@ from advjax.classifier import from_function
 from advjax.data import Dataset
 from experiments.localized_training import judge, run, train
 from experiments.localized_training.config import ADVERSARIAL, MODELS, PRESETS, STRONG, Config, attack
-from experiments.states import key_of
 from tests.experiments.spies import fake_perturbation, spy_on_training
 
 REGIONS = {"standard": Standard(), "background": Background(), "exact": Exact(0.25), "broad": Broad(0.25, 4)}

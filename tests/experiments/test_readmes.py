@@ -5,7 +5,6 @@ import pathlib
 import re
 
 import pytest
-
 from experiments.robust_optimization.table import network_name
 
 EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"

@@ -8,9 +8,9 @@ import subprocess
 import numpy as np
 import pytest
 
-from advjax.data import Dataset
+from advjax.data import Dataset, data_read, digest
 from experiments import provenance, store
-from experiments.provenance import commit, data_read, digest
+from experiments.provenance import commit
 from experiments.store import open_store
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="no git")
