@@ -8,7 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from advjax.data import Dataset, data_read, digest
+from advjax.data import Dataset, data_read, digest, originals
 from experiments import provenance, store
 from experiments.provenance import commit
 from experiments.store import open_store
@@ -117,7 +117,7 @@ def test_the_digest_is_of_every_pixel_and_label_in_any_order(rng):
 def test_a_copy_of_cifar10_is_told_from_the_original_pixels(rng, monkeypatch):
     images, labels = rng.integers(0, 256, (9, 3, 3, 3)).astype(np.uint8), np.arange(9, dtype=np.int32)
     original = Dataset("cifar10", "train", images, labels, 10)
-    monkeypatch.setitem(provenance._ORIGINALS, "cifar10", (digest(original), digest(original)))
+    monkeypatch.setitem(originals._ORIGINALS, "cifar10", (digest(original), digest(original)))
     assert data_read(original, original).startswith("cifar10, 9 and 9 images: the original pixels (SHA-256 ")
     compressed = dataclasses.replace(original, images=images // 8 * 8)
     assert "9 images: not the original pixels, or not all of them (" in data_read(original, compressed)
