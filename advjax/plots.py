@@ -11,7 +11,7 @@ import numpy as np
 
 __all__ = [
     "curve_figure", "error_figure", "heat_map_figure", "histogram_figure", "image_figure", "line_figure",
-    "metric_figure", "perturbation_figure",
+    "metric_figure", "pair_figure", "perturbation_figure",
 ]  # fmt: skip
 
 # Okabe and Ito's colours, which stay distinct for colour-blind readers; black stays free for references.
@@ -250,6 +250,35 @@ def image_figure(
 
         axes[place].add_patch(Circle((x, y), 2.5, fill=False, edgecolor=_COLOURS[1], linewidth=1.5))
     return figure
+
+
+def pair_figure(
+    originals: np.ndarray,
+    changed: np.ndarray,
+    captions: tuple[Sequence[str], Sequence[str]],
+    *,
+    stretch: bool = False,
+    title: str = "",
+) -> Any:
+    """Originals over what they were changed to; a single changed pixel is circled.
+
+    Args:
+        originals, changed: [N, H, W], in [0, 1] or, with `stretch`, of any range.
+        captions: over each original, and over each changed image.
+        stretch: both images of a pair are mapped by the range of the original, so that equal values look equal.
+        title: of the figure.
+
+    >>> before, after = np.zeros((1, 4, 4)), np.eye(4)[None] * [1, 0, 0, 0]
+    >>> [len(axis.patches) for axis in pair_figure(before, after, (["7"], ["1"])).axes]
+    [0, 1]
+    """
+    differ = (originals != changed).sum((1, 2)) == 1
+    places = [np.unravel_index(np.abs(b - a).argmax(), a.shape) for a, b in zip(originals, changed, strict=True)]
+    circles = {(1, i): (int(y), int(x)) for i, (y, x) in enumerate(places) if differ[i]}
+    if stretch:
+        low, high = (reduce(originals, axis=(1, 2), keepdims=True) for reduce in (np.min, np.max))
+        originals, changed = ((values - low) / np.maximum(high - low, 1e-6) for values in (originals, changed))
+    return image_figure({"original": [*originals], "adversarial": [*changed]}, captions, circles=circles, title=title)
 
 
 def line_figure(

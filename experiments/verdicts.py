@@ -1,12 +1,24 @@
 """Whether a difference is more than chance, and sentences on whether a paper's claim holds, with its figures."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from advjax.evaluate import sign_test
 
-__all__ = ["HOLDS", "IN_PART", "NOT_RUN", "NO_VERDICT", "SAMPLING", "Share", "better_or_worse", "clearly_apart", "line"]
+__all__ = [
+    "HOLDS",
+    "IN_PART",
+    "NOT_RUN",
+    "NO_VERDICT",
+    "SAMPLING",
+    "Share",
+    "better_or_worse",
+    "clearly_apart",
+    "line",
+    "listed",
+]
 
 HOLDS = "Holds"
 IN_PART = "Holds in part"
@@ -79,3 +91,12 @@ def line(status: bool | str, claim: str, figures: str) -> str:
     """
     word = status if isinstance(status, str) else HOLDS if status else _FAILED
     return f"{word}: {claim} ({figures})."
+
+
+def listed(figures: Mapping[str, object]) -> str:
+    """ "name figure, ..."
+
+    >>> listed({"linf": "98.8 %", "l2": "98.6 %"})
+    'linf 98.8 %, l2 98.6 %'
+    """
+    return ", ".join(f"{name} {figure}" for name, figure in figures.items())

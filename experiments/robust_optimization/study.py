@@ -15,12 +15,12 @@ import numpy as np
 
 from advjax.data import Standardized
 from advjax.evaluate.whole_sets import pixels
-from advjax.plots import image_figure, line_figure
+from advjax.plots import line_figure, pair_figure
 from experiments.page import Page, data_name, markdown, percent, stand_in
 from experiments.robust_optimization.run import PRESETS, Config, Data, classifiers, load, radii_of, stages
 from experiments.store import Arrays
 from experiments.study import Read, Row, Study, accuracy_row, pivot
-from experiments.verdicts import NO_VERDICT, Share, better_or_worse, line
+from experiments.verdicts import NO_VERDICT, Share, better_or_worse, line, listed
 
 __all__ = ["STUDY"]
 
@@ -157,9 +157,6 @@ def claims(config: Config, results: dict[str, Arrays]) -> list[str]:
     def better(right: np.ndarray, other: np.ndarray) -> str:
         return better_or_worse(Share.of(other), Share.of(right), error=False)
 
-    def said(**texts: str) -> str:
-        return ", ".join(f"{name.replace('_', ' ')} {text}" for name, text in texts.items())
-
     words = {name: better(right["test"], base["test"]) for name, right in robust.items()}
     status = NO_VERDICT if set(words.values()) <= {"better", "no clear difference"} else False
     shares = {name: f"{percent(right['adversarial'], 1)} %" for name, right in robust.items()}
@@ -180,27 +177,27 @@ def claims(config: Config, results: dict[str, Arrays]) -> list[str]:
             set(words.values()) == {"better"} or status,
             "every robust network is better on the test set",
             f"baseline {percent(base['test'])} %, "
-            + said(**{name: f"{percent(right['test'])} % ({words[name]})" for name, right in robust.items()}),
+            + listed({name: f"{percent(right['test'])} % ({words[name]})" for name, right in robust.items()}),
         ),
         line(
             all(right["adversarial"].any() for right in robust.values()) if len(base["adversarial"]) else NO_VERDICT,
             "every robust network withstands images of the set A, of which the baseline gets none right",
-            said(**shares),
+            listed(shares),
         ),
         line(
             all((gap > 0).all() for gap in gaps.values()) if len(positive) else NO_VERDICT,
             "under its own fast gradient sign every robust network is above the baseline at every epsilon > 0",
-            said(**{name: f"{gap.min(initial=100.0):+.1f} points at the least" for name, gap in gaps.items()}),
+            listed({name: f"{gap.min(initial=100.0):+.1f} points at the least" for name, gap in gaps.items()}),
         ),
         line(
             not above if len(positive) else NO_VERDICT,
             "among the robust networks none is above linf at any epsilon > 0 (Figs. 3 and 6)",
-            f"means over epsilon: {said(**means)}; above: {', '.join(above) or 'none'}",
+            f"means over epsilon: {listed(means)}; above: {', '.join(above) or 'none'}",
         ),
         line(
             apart <= max(1, round(_TENTH * config.epochs)),
             "robust networks take about the same number of epochs to converge as the baseline (Fig. 5)",
-            said(**{name: str(own) for name, own in epochs.items()})
+            listed(epochs)
             + "; first epoch within half a point of the last tenth; about the same: a tenth of all epochs, or one",
         ),
     ]
@@ -260,31 +257,14 @@ def figures(config: Config, data: Data, read: Read) -> dict[str, Any]:
 
 
 def pairs(config: Config, test: Standardized, found: Arrays, rows: np.ndarray, title: str) -> Any:
-    """Originals over adversarial images, a single changed pixel circled: of normalized YUV images the brightness.
-
-    The brightness of both is mapped by the range of the clean one, so that equal values look equal.
-    """
+    """Test images and what they became in the set A; of normalized YUV images the brightness."""
     clean, changed = np.asarray(pixels(test.images[found["source"][rows]]))[..., 0], found["image"][rows][..., 0]
-    places = [np.unravel_index(np.abs(b - a).argmax(), a.shape) for a, b in zip(clean, changed, strict=True)]
-    circles = {(1, i): (int(y), int(x)) for i, (y, x) in enumerate(places) if found["l0"][rows[i]] == 1}
-    if config.data == "cifar10":
-        low, high = (reduce(clean, axis=(1, 2), keepdims=True) for reduce in (np.min, np.max))
-        clean, changed = ((values - low) / np.maximum(high - low, 1e-6) for values in (clean, changed))
     after = [f"{found['prediction'][row]} ({config.norms[found['norm'][row]]})" for row in rows]
-    captions = [[f"{label}" for label in found["label"][rows]], after]
-    title = f"{data_name(config.data)}: {title}"
-    return image_figure({"original": [*clean], "adversarial": [*changed]}, captions, circles=circles, title=title)
+    captions = [f"{label}" for label in found["label"][rows]], after
+    return pair_figure(
+        clean, changed, captions, stretch=config.data == "cifar10", title=f"{data_name(config.data)}: {title}"
+    )
 
 
-STUDY = Study(
-    NAME,
-    "Shaham, Yamada, Negahban 2015, Tables 1 and 2",
-    __doc__ or "",
-    PRESETS,
-    load,
-    stages,
-    classifiers,
-    rows,
-    page,
-    figures,
-)
+TITLE = "Shaham, Yamada, Negahban 2015, Tables 1 and 2"
+STUDY = Study(NAME, TITLE, __doc__ or "", PRESETS, load, stages, classifiers, rows, page, figures)

@@ -213,18 +213,17 @@ def test_the_rate_halves_at_the_start_of_the_25th_epoch_counted_from_1():
             assert ends == [expected, expected], epoch
 
 
-def test_both_pictures_of_a_pair_are_drawn_by_one_scale(monkeypatch):
+def test_of_a_color_pair_the_brightness_is_drawn_by_one_scale(monkeypatch):
     drawn = {}
-    monkeypatch.setattr(study, "image_figure", lambda rows, captions, **options: drawn.update(rows))
+    monkeypatch.setattr("advjax.plots.image_figure", lambda rows, captions, **options: drawn.update(rows))
     clean = np.linspace(0.2, 0.6, 27, dtype=np.float32).reshape(1, 3, 3, 3)
     changed = clean.copy()
     changed[0, 0, 0, 0] += 0.4
-    numbers = dict.fromkeys(("source", "label", "prediction", "norm", "l0"), np.zeros(1, np.int32))
+    numbers = dict.fromkeys(("source", "label", "prediction", "norm"), np.zeros(1, np.int32))
     found, test = {"image": changed, **numbers}, Standardized(clean, np.zeros(1, np.int32), np.zeros(3), np.float32(1))
     study.pairs(PRESETS["paper-cifar10"], test, found, np.array([0]), "")
     (before,), (after,) = drawn["original"], drawn["adversarial"]
     assert (before.min(), before.max()) == (0, 1)
     np.testing.assert_array_equal(before.ravel()[1:], after.ravel()[1:])
-    grey = dataclasses.replace(test, images=clean[..., :1])
-    study.pairs(CONFIG, grey, {**found, "image": changed[..., :1]}, np.array([0]), "")
-    np.testing.assert_array_equal(drawn["adversarial"], changed[..., 0])
+    study.pairs(CONFIG, test, found, np.array([0]), "")
+    np.testing.assert_array_equal(drawn["adversarial"][0], changed[0, ..., 0])
