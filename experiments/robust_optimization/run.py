@@ -14,8 +14,7 @@ from flax import nnx
 from advjax.attacks import pgd, steepest
 from advjax.classifier import Classifier, from_nnx
 from advjax.data import Resident, Standardized, padded_grey, yuv_contrast
-from advjax.evaluate import answers_of, perturb_all
-from advjax.evaluate.whole_sets import pixels
+from advjax.evaluate import answers_of, perturb_all, sign_ray
 from advjax.models.shaham import ShahamNet
 from advjax.models.vgg_cifar import VggCifar
 from advjax.training import Trainer, train_step
@@ -267,11 +266,11 @@ def calibrated_radius(
         others += int(np.sum(perturb_all(attack, baseline, test.images, test.labels, batch=batch).success))
     if others >= size:
         raise ValueError(f"set_size={size} is no more than the {others} images that the other norms give")
-    clean, unit = np.asarray(pixels(test.images)), test.std * _signs(baseline, test.images, test.labels, batch)
-    right = _right(baseline, clean, test.labels, batch)
+    along = sign_ray(baseline, test.images, test.labels, batch)
+    right = along(0.0)
 
     def fooled(radius: float) -> int:
-        return int(np.sum(right & ~_right(baseline, clean + np.float32(radius) * unit, test.labels, batch)))
+        return int(np.sum(right & ~along(float(radius * test.std))))
 
     low, high = 0.0, _LARGEST_RADIUS
     if others + fooled(high) < size:
@@ -302,32 +301,14 @@ def judge(
         `epsilons` with its own gradient (Fig. 3); pgd bool [pgd_images].
     """
     first, own = (test.images[:pgd_images], test.labels[:pgd_images]), radius * test.std
+    along = sign_ray(classifier, test.images, test.labels, batch)
     attacked = perturb_all(pgd(own, step_size=own / 8, steps=20, levels=None), classifier, *first, batch=batch, key=key)
     return {
         "test": _right(classifier, test.images, test.labels, batch),
         "adversarial": _right(classifier, found["image"], found["label"], batch),
-        "sweep": sweep(classifier, test, epsilons, batch),
+        "sweep": np.stack([along(float(epsilon * test.std)) for epsilon in epsilons]),
         "pgd": _right(classifier, np.asarray(attacked.image), first[1], batch),
     }
-
-
-def sweep(classifier: Classifier, test: Standardized, epsilons: Sequence[float], batch: int) -> np.ndarray:
-    """bool [E, N]: right under eq. 2. As nothing is clipped, an image is the clean one plus epsilon times the signs."""
-    right = np.zeros((len(epsilons), len(test.labels)), np.bool_)
-    for start in range(0, len(test.labels), batch):
-        rows = slice(start, start + batch)
-        images, labels = test.images[rows], test.labels[rows]
-        clean, unit = np.asarray(pixels(images)), test.std * _signs(classifier, images, labels, batch)
-        for index, epsilon in enumerate(epsilons):
-            right[index, rows] = _right(classifier, clean + np.float32(epsilon) * unit, labels, batch)
-    return right
-
-
-def _signs(classifier: Classifier, images: np.ndarray, labels: np.ndarray, batch: int) -> np.ndarray:
-    """The signs of the loss's gradient, float32 like the images: eq. 2 with epsilon = 1."""
-    step = steepest("linf", 1.0, levels=None, box=False)
-    moved = np.asarray(perturb_all(step, classifier, images, labels, batch=batch).image)
-    return np.round(moved - np.asarray(pixels(images)))
 
 
 def _right(classifier: Classifier, images: np.ndarray, labels: np.ndarray, batch: int) -> np.ndarray:

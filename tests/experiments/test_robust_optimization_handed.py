@@ -110,6 +110,7 @@ def test_the_set_and_pgd_use_the_units_of_the_test_set(monkeypatch):
         return result
 
     monkeypatch.setattr(run, "perturb_all", spy)
+    monkeypatch.setattr(run, "sign_ray", lambda *args: lambda epsilon: np.ones(7, bool))
     monkeypatch.setattr(run, "answers_of", lambda classifier, images, batch: np.zeros(len(images), np.int32))
     found = adversarial_set(RADII, "baseline", TEST, 3)
     assert [attack for attack, _ in attacks] == [
@@ -118,10 +119,10 @@ def test_the_set_and_pgd_use_the_units_of_the_test_set(monkeypatch):
     np.testing.assert_array_equal(found["norm"], np.repeat([0, 1, 2], 7))
     attacks.clear()
     key = key_of(5, "mnist", "pgd")
-    judged = judge("baseline", TEST, found, (), RADII["linf"], 5, key, 3)
+    judged = judge("baseline", TEST, found, (0.0,), RADII["linf"], 5, key, 3)
     assert judged["pgd"].tolist() == [True, *[False] * 4]  # the one answer of the stand-in, 0
     radius = 0.2 * TEST.std
-    assert attacks[:1] == [(pgd(radius, step_size=radius / 8, steps=20, levels=None), key)]
+    assert attacks == [(pgd(radius, step_size=radius / 8, steps=20, levels=None), key)]
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ from skimage import color
 from advjax.attacks import steepest
 from advjax.classifier import from_function
 from advjax.data import Dataset, Standardized, contrast_normalize, rgb_to_yuv
-from advjax.evaluate import logits_of, perturb_all
+from advjax.evaluate import logits_of, perturb_all, sign_ray
 from advjax.training.optimizers import torch_rate, torch_sgd
 from experiments import provenance
 from experiments.networks import key_of
 from experiments.robust_optimization import study
-from experiments.robust_optimization.run import PRESETS, adversarial_set, calibrated_radius, load, sweep
+from experiments.robust_optimization.run import PRESETS, adversarial_set, calibrated_radius, load
 from experiments.robust_optimization.study import one_pixel
 from tests.experiments.spies import MemoryStore
 
@@ -175,7 +175,8 @@ def test_the_radius_of_linf_is_calibrated_to_the_size_of_the_set(random_set):
 def test_sweep_is_one_attack_for_each_epsilon(random_set):
     classifier, test = random_set
     epsilons = (0.0, 0.1, 0.5)
-    right = sweep(classifier, test, epsilons, batch=25)
+    along = sign_ray(classifier, test.images, test.labels, batch=25)
+    right = np.stack([along(epsilon * test.std) for epsilon in epsilons])
     for epsilon, own in zip(epsilons, right, strict=True):
         attack = steepest("linf", epsilon * test.std, levels=None, box=False)
         images = perturb_all(attack, classifier, test.images, test.labels, batch=60).image
