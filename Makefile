@@ -7,7 +7,7 @@ WORKERS ?= 2
 .PHONY: demo test test-all mutate lint bench clean
 
 demo: $(VENV)/.installed-experiments  ## attack, score, fine-tune: the main job on real images, in minutes
-	$(BIN)/python -m experiments.hard_positives --preset quick --out runs/demo
+	$(BIN)/python -m experiments hard_positives --preset quick --out runs/demo
 
 test: $(VENV)/.installed-test lint  ## what CI runs
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not peers"
