@@ -5,7 +5,7 @@ from advjax.evaluate.health import HealthWarning, health_check
 from advjax.evaluate.intervals import Accuracy, sign_test, wilson
 from advjax.evaluate.matrix import evaluate
 from advjax.evaluate.minimal import MinimalEpsilon, minimal_epsilon
-from advjax.evaluate.ray import sign_ray
+from advjax.evaluate.ray import epsilon_of_count, sign_ray
 from advjax.evaluate.report import Report
 from advjax.evaluate.sweep import Sweep, accuracy_epsilon_figure, sweep
 from advjax.evaluate.whole_sets import NO_ANSWER, answers_of, logits_of, perturb_all, perturb_batches
@@ -16,5 +16,5 @@ __all__ = [
     "minimal_epsilon", "MinimalEpsilon",
     "health_check", "HealthWarning",
     "Accuracy", "wilson", "sign_test",
-    "logits_of", "answers_of", "NO_ANSWER", "perturb_all", "perturb_batches", "sign_ray",
+    "logits_of", "answers_of", "NO_ANSWER", "perturb_all", "perturb_batches", "sign_ray", "epsilon_of_count",
 ]  # fmt: skip

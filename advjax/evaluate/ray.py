@@ -8,7 +8,7 @@ from advjax.attacks import steepest
 from advjax.classifier import Classifier
 from advjax.evaluate.whole_sets import answers_of, perturb_all, pixels
 
-__all__ = ["sign_ray"]
+__all__ = ["epsilon_of_count", "sign_ray"]
 
 
 def sign_ray(
@@ -45,3 +45,32 @@ def sign_ray(
         return answers_of(classifier, clean + np.float32(epsilon) * signs, batch) == labels
 
     return right
+
+
+def epsilon_of_count(right: Callable[[float], np.ndarray], count: int, largest: float, halvings: int = 20) -> float:
+    """The epsilon in [0, largest] at which `count` right answers have turned wrong, by bisection.
+
+    Args:
+      right: from `sign_ray`.
+      count: of images that are right at 0 and wrong at epsilon; 1 or more.
+      largest: where to stop; as many must be wrong there.
+      halvings: of the interval.
+
+    Raises:
+      ValueError: fewer are wrong at `largest`.
+
+    >>> epsilon_of_count(lambda epsilon: np.array([0.2, 0.4]) >= epsilon, 2, 1.0, 3)
+    0.5
+    """
+    clean = right(0.0)
+
+    def fooled(epsilon: float) -> int:
+        return int(np.sum(clean & ~right(epsilon)))
+
+    if fooled(largest) < count:
+        raise ValueError(f"count={count} cannot be reached: at epsilon {largest:g} {fooled(largest)} images are wrong")
+    low, high = 0.0, largest
+    for _ in range(halvings):
+        middle = (low + high) / 2
+        low, high = (middle, high) if fooled(middle) < count else (low, middle)
+    return high

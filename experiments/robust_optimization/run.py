@@ -14,7 +14,7 @@ from flax import nnx
 from advjax.attacks import pgd, steepest
 from advjax.classifier import Classifier, from_nnx
 from advjax.data import Resident, Standardized, padded_grey, yuv_contrast
-from advjax.evaluate import answers_of, perturb_all, sign_ray
+from advjax.evaluate import answers_of, epsilon_of_count, perturb_all, sign_ray
 from advjax.models.shaham import ShahamNet
 from advjax.models.vgg_cifar import VggCifar
 from advjax.training import Trainer, train_step
@@ -252,10 +252,7 @@ def adversarial_set(radii: Mapping[str, float], baseline: Classifier, test: Stan
 def calibrated_radius(
     radii: Mapping[str, float], size: int, baseline: Classifier, test: Standardized, batch: int
 ) -> Arrays:
-    """The radius in linf at which the set A has `size` images, the other norms at their radii; by bisection.
-
-    Returns:
-        radius float64 []; images int64 [], of A at this radius.
+    """radius float64 [], in linf, at which the set A has `size` images, the other norms at their radii.
 
     Raises:
         ValueError: the other norms give that many images already; or no radius up to 1 gives so many.
@@ -266,22 +263,12 @@ def calibrated_radius(
         others += int(np.sum(perturb_all(attack, baseline, test.images, test.labels, batch=batch).success))
     if others >= size:
         raise ValueError(f"set_size={size} is no more than the {others} images that the other norms give")
-    along = sign_ray(baseline, test.images, test.labels, batch)
-    right = along(0.0)
-
-    def fooled(radius: float) -> int:
-        return int(np.sum(right & ~along(float(radius * test.std))))
-
-    low, high = 0.0, _LARGEST_RADIUS
-    if others + fooled(high) < size:
-        raise ValueError(
-            f"set_size={size} cannot be reached: with a linf radius of {high:g} standardized units the set has "
-            f"{others + fooled(high)} images"
-        )
-    for _ in range(20):
-        middle = (low + high) / 2
-        low, high = (middle, high) if others + fooled(middle) < size else (low, middle)
-    return {"radius": np.asarray(high), "images": np.asarray(others + fooled(high))}
+    along, unit = sign_ray(baseline, test.images, test.labels, batch), float(test.std)
+    try:
+        radius = epsilon_of_count(lambda radius: along(radius * unit), size - others, _LARGEST_RADIUS)
+    except ValueError as error:
+        raise ValueError(f"set_size={size} cannot be reached beside {others} images of other norms: {error}") from error
+    return {"radius": np.asarray(radius)}
 
 
 def judge(

@@ -186,7 +186,7 @@ def test_a_set_that_no_radius_reaches_is_refused():
     """Of these images a linf radius of 1 takes 4 pixels times 0.25: leads of 7 stay, leads of 0.5 go at 0.5."""
     white, labels = np.full((6, 2, 2, 1), 255, np.uint8), np.zeros(6, np.int32)
     test, radii = Standardized(white, labels, np.zeros(1, np.float32), np.float32(0.25)), {"l2": 0.1, "linf": 0.2}
-    with pytest.raises(ValueError, match=r"set_size=4 cannot be reached: with a linf radius of 1 .* has 0 images"):
+    with pytest.raises(ValueError, match=r"set_size=4 cannot be reached beside 0 .*: at epsilon 1 0 images are wrong"):
         calibrated_radius(radii, 4, from_function(by_sum, jnp.float32(3.0)), test, batch=6)
     near = calibrated_radius(radii, 4, from_function(by_sum, jnp.float32(-3.5)), test, batch=6)
     assert near["radius"] == pytest.approx(0.5, abs=1e-4)
