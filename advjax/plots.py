@@ -14,15 +14,15 @@ __all__ = [
     "metric_figure", "pair_figure", "perturbation_figure",
 ]  # fmt: skip
 
-# Okabe and Ito's colours, which stay distinct for colour-blind readers; black stays free for references.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F")
+# Okabe and Ito's colors, which stay distinct for color-blind readers; black stays free for references.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F")
 _DPI = 150
 
 
 def perturbation_figure(
     original: np.ndarray, perturbed: Sequence[np.ndarray], captions: Sequence[str], *, title: str = ""
 ) -> Any:
-    """The original, then each perturbed image over its perturbation: grey is no change, black -1, white +1.
+    """The original, then each perturbed image over its perturbation: gray is no change, black -1, white +1.
 
     The scale is that of the pixels in [0, 1] and the same for all, so that perturbations compare by eye.
 
@@ -83,9 +83,9 @@ def histogram_figure(
     edges = np.histogram_bin_edges(values, bins)
     for index, (name, own) in enumerate(scores.items()):
         heights, _ = np.histogram(own, edges, weights=None if weights is None else weights[name])
-        colour = _COLOURS[index % len(_COLOURS)]
-        style = "-" if index < len(_COLOURS) // 2 else "--"
-        axis.stairs(heights, edges, label=name, color=colour, linewidth=1.6, linestyle=style)
+        color = _COLORS[index % len(_COLORS)]
+        style = "-" if index < len(_COLORS) // 2 else "--"
+        axis.stairs(heights, edges, label=name, color=color, linewidth=1.6, linestyle=style)
     axis.set(xlabel=xlabel, ylabel=ylabel, xlim=(edges[0], edges[-1]))
     axis.legend(frameon=False, fontsize=8)
     return figure
@@ -112,7 +112,7 @@ def metric_figure(names: Sequence[str], curves: Mapping[str, np.ndarray], *, tit
             values.mean(axis=1),
             _spread(values) if values.shape[1] > 1 else None,
             label=label,
-            color=_COLOURS[index % len(_COLOURS)],
+            color=_COLORS[index % len(_COLORS)],
             marker="os^Dv"[index % 5],
             linewidth=1.4,
             capsize=3,
@@ -149,7 +149,7 @@ def error_figure(
         means = [np.mean(values) for values in errors]
         stds = [float(_spread(np.asarray(values))) if len(values) > 1 else 0.0 for values in errors]
         bars: Any = stds if any(stds) else None
-        color = _COLOURS[index % len(_COLOURS)]
+        color = _COLORS[index % len(_COLORS)]
         axis.errorbar(labels, means, bars, color=color, marker="o", linewidth=1.6, capsize=4)
         axis.axhline(level, color="black", linewidth=1, linestyle=":", label=reference)
         axis.set(xlabel=xlabel, ylabel=name)
@@ -162,12 +162,12 @@ def error_figure(
 def heat_map_figure(
     values: np.ndarray, rows: Sequence[str], columns: Sequence[str], *, label: str = "%", title: str = ""
 ) -> Any:
-    """A table in colours with its numbers written in.
+    """A table in colors with its numbers written in.
 
     Args:
         values: percentages in [0, 100], [rows, columns]; NaN leaves a field empty.
         rows, columns: their names.
-        label: of the colour bar.
+        label: of the color bar.
         title: of the figure.
 
     Raises:
@@ -185,9 +185,9 @@ def heat_map_figure(
     axis.set_yticks(range(len(rows)), rows, fontsize=8)
     for (row, column), number in np.ndenumerate(values):
         if not np.isnan(number):
-            # Dark letters on the bright half of the colour map.
-            colour = "black" if number > 60 else "white"
-            axis.text(column, row, f"{number:.1f}", ha="center", va="center", color=colour, fontsize=8)
+            # Dark letters on the bright half of the color map.
+            color = "black" if number > 60 else "white"
+            axis.text(column, row, f"{number:.1f}", ha="center", va="center", color=color, fontsize=8)
     figure.colorbar(picture, ax=axis, label=label)
     return figure
 
@@ -207,9 +207,9 @@ def curve_figure(
     figure, axes = _figure(1, 1, (6, 4.2), title)
     axis = axes[0, 0]
     for index, (name, (places, values)) in enumerate(curves.items()):
-        colour, marker = _COLOURS[index % len(_COLOURS)], "os^Dv"[index % 5]
-        axis.plot(places, values[:, 0], label=name, color=colour, marker=marker, markersize=4, linewidth=1.6)
-        axis.fill_between(places, values[:, 1], values[:, 2], color=colour, alpha=0.15, linewidth=0)
+        color, marker = _COLORS[index % len(_COLORS)], "os^Dv"[index % 5]
+        axis.plot(places, values[:, 0], label=name, color=color, marker=marker, markersize=4, linewidth=1.6)
+        axis.fill_between(places, values[:, 1], values[:, 2], color=color, alpha=0.15, linewidth=0)
     axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.set_ylim(bottom=0)
     axis.legend(frameon=False, fontsize=8)

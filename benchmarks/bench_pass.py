@@ -266,7 +266,7 @@ def speed_part(material: Material) -> tuple[str, list[str]]:
         "| pairs | advjax, pairs/s | OpenCV, pairs/s | ratio (over the rounds) |",
         "|---|---|---|---|",
         f"| {len(images)} MNIST, 28 x 28 | {race(images, originals, 1024, rounds)}",
-        f"| {len(pictures)} photographs ({source}), 224 x 224 grey | {race(material.moved, pictures, 8, few)}",
+        f"| {len(pictures)} photographs ({source}), 224 x 224 gray | {race(material.moved, pictures, 8, few)}",
     ]
 
 

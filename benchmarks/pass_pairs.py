@@ -38,14 +38,14 @@ def mnist_pairs(per_kind: int) -> Pairs:
     digits, rng = np.asarray(to_float(test.images[:per_kind])), np.random.default_rng(0)
     attacks = {"FGS": fgs(), "FGV": fgv(), "HC-1": hot_cold(1), "HC-5": hot_cold(5)}
     batch = (from_nnx(model), jnp.asarray(digits), jnp.asarray(test.labels[:per_kind]))
-    grey = digits[..., 0]
+    gray = digits[..., 0]
     changed = {name: np.asarray(perturb(attack, *batch).image)[..., 0] for name, attack in attacks.items()}
-    changed["noise, sigma 0.1"] = pass_opencv.on_grid(grey + rng.normal(0, 0.1, grey.shape))
-    changed["rotated to 15 deg"] = np.stack([pass_opencv.rotated(x, rng.uniform(-15, 15)) for x in grey])
-    changed["shifted to 2 px"] = np.stack([pass_opencv.shifted(x, *rng.uniform(-2, 2, 2)) for x in grey])
-    both = (pass_opencv.shifted(pass_opencv.rotated(x, rng.uniform(-8, 8)), *rng.uniform(-1, 1, 2)) for x in grey)
-    changed["rotated, shifted, noise"] = pass_opencv.on_grid(np.stack(list(both)) + rng.normal(0, 0.05, grey.shape))
-    return {name: (images, grey) for name, images in changed.items()}
+    changed["noise, sigma 0.1"] = pass_opencv.on_grid(gray + rng.normal(0, 0.1, gray.shape))
+    changed["rotated to 15 deg"] = np.stack([pass_opencv.rotated(x, rng.uniform(-15, 15)) for x in gray])
+    changed["shifted to 2 px"] = np.stack([pass_opencv.shifted(x, *rng.uniform(-2, 2, 2)) for x in gray])
+    both = (pass_opencv.shifted(pass_opencv.rotated(x, rng.uniform(-8, 8)), *rng.uniform(-1, 1, 2)) for x in gray)
+    changed["rotated, shifted, noise"] = pass_opencv.on_grid(np.stack(list(both)) + rng.normal(0, 0.05, gray.shape))
+    return {name: (images, gray) for name, images in changed.items()}
 
 
 def photograph_pairs(pictures: np.ndarray, displacement: float, noise: float) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -160,7 +160,7 @@ def test_linen_fields_are_switches_too():
     assert net.is_training
 
 
-class Centred(linen.Module):
+class Centered(linen.Module):
     """With attributes that have no hash."""
 
     mean: object
@@ -191,25 +191,25 @@ class Callable:
 
 
 MEAN = np.float32([[[[0.5]]]])
-VARIABLES = Centred(MEAN).init(jax.random.key(0), IMAGES)
+VARIABLES = Centered(MEAN).init(jax.random.key(0), IMAGES)
 
 
 @pytest.mark.parametrize(
     ("same", "other"),
     [
-        (lambda: from_linen(Centred(MEAN.copy()), VARIABLES), lambda: from_linen(Centred(MEAN + 1), VARIABLES)),
+        (lambda: from_linen(Centered(MEAN.copy()), VARIABLES), lambda: from_linen(Centered(MEAN + 1), VARIABLES)),
         (
-            lambda: from_linen(Centred(jnp.array(MEAN)), VARIABLES),
-            lambda: from_linen(Centred(np.float64(MEAN)), VARIABLES),
+            lambda: from_linen(Centered(jnp.array(MEAN)), VARIABLES),
+            lambda: from_linen(Centered(np.float64(MEAN)), VARIABLES),
         ),
-        (lambda: from_linen(Centred([[[[0.5]]]]), VARIABLES), lambda: from_linen(Centred([[[[0.25]]]]), VARIABLES)),
+        (lambda: from_linen(Centered([[[[0.5]]]]), VARIABLES), lambda: from_linen(Centered([[[[0.25]]]]), VARIABLES)),
         (
-            lambda: from_linen(Centred(0.5, {"a": MEAN.copy()}), VARIABLES),
-            lambda: from_linen(Centred(0.5, {"a": MEAN + 1}), VARIABLES),
+            lambda: from_linen(Centered(0.5, {"a": MEAN.copy()}), VARIABLES),
+            lambda: from_linen(Centered(0.5, {"a": MEAN + 1}), VARIABLES),
         ),
         (
-            lambda: from_linen(Centred(0.5), VARIABLES, shift=MEAN.copy()),
-            lambda: from_linen(Centred(0.5), VARIABLES, shift=MEAN + 1),
+            lambda: from_linen(Centered(0.5), VARIABLES, shift=MEAN.copy()),
+            lambda: from_linen(Centered(0.5), VARIABLES, shift=MEAN + 1),
         ),
         (lambda: from_nnx(WithList([1, 2])), lambda: from_nnx(WithList([1, 2, 3]))),
         (

@@ -37,9 +37,9 @@ def floats(pixels):
     return (pixels.astype(np.float32) / np.float32(255)).reshape(1, *pixels.shape[:2], -1)
 
 
-@pytest.mark.parametrize("colour", [False, True])
-def test_two_files(picture, save, tmp_path, capsys, colour):
-    if colour:
+@pytest.mark.parametrize("color", [False, True])
+def test_two_files(picture, save, tmp_path, capsys, color):
+    if color:
         picture = np.stack([picture, 255 - picture, picture // 2], -1)
     changed = np.roll(picture, 1, axis=1)
     aligned = tmp_path / "aligned.png"
@@ -52,10 +52,10 @@ def test_two_files(picture, save, tmp_path, capsys, colour):
         255 * float(l2_per_pixel(floats(changed), floats(picture))[0]), abs=1e-3
     )
     assert float(lines[3].split()[1]) == np.abs(changed.astype(int) - picture).max()
-    # The warp moves the centre by the one pixel that the image was rolled.
-    centre = np.array([line.split() for line in lines[5:8]], float) @ [10, 12, 1]
-    np.testing.assert_allclose(centre[:2] / centre[2], [11, 12], atol=0.1)
-    assert lines[8:] == [f"pictures      20x24, {'RGB' if colour else 'L'}"]
+    # The warp moves the center by the one pixel that the image was rolled.
+    center = np.array([line.split() for line in lines[5:8]], float) @ [10, 12, 1]
+    np.testing.assert_allclose(center[:2] / center[2], [11, 12], atol=0.1)
+    assert lines[8:] == [f"pictures      20x24, {'RGB' if color else 'L'}"]
     written = np.asarray(Image.open(aligned)).astype(int)
     assert np.abs(written - picture)[2:-2, 2:-2].mean() < 5
 
@@ -102,8 +102,8 @@ def test_deep_pictures_keep_their_depth(save, score, tmp_path):
     said = score(deep_ppm(tmp_path / "a.ppm", values), deep_ppm(tmp_path / "b.ppm", changed))
     assert said["linf"].split()[1] == "0.77821"  # 200 / 257; 8 bits would say 0 or 1
     assert said["pictures"].split()[-1] == "RGB;16"
-    grey = values[..., 0]
-    said = score(save("a.png", grey), save("b.tif", (grey / 65535).astype(np.float32)))
+    gray = values[..., 0]
+    said = score(save("a.png", gray), save("b.tif", (gray / 65535).astype(np.float32)))
     assert float(said["linf"].split()[1]) < 1e-4
     assert said["pictures"].endswith("I;16 and F")
 

@@ -2,7 +2,7 @@
 
 from advjax.attacks.apgd import apgd
 from advjax.attacks.attack import BestOf, Failure, Finish, Move, RandomStart, Repeat, Stack, stack
-from advjax.attacks.constraints import Both, Box, L1Ball, L2Ball, LinfBall, Quantise, Region, ball
+from advjax.attacks.constraints import All, Box, L1Ball, L2Ball, LinfBall, Quantize, ball
 from advjax.attacks.criteria import Criterion, Misclassified, TargetReached, criterion_of
 from advjax.attacks.directions import L1, L2, Chain, Inside, Masked, Sign, Tangent, Value
 from advjax.attacks.faults import Fault, image_faults
@@ -13,7 +13,7 @@ from advjax.attacks.objectives import CrossEntropy, HotCold, Margin, Targeted, T
 from advjax.attacks.perceptual import PassAtLeast
 from advjax.attacks.perturb import perturb
 from advjax.attacks.perturbation import Perturbation
-from advjax.attacks.regions import Background, Broad, Exact, Localise, Standard, named_region
+from advjax.attacks.regions import Background, Broad, Exact, Pixels, Standard, Within, named_region
 from advjax.attacks.searches import Boundary, Fixed
 from advjax.attacks.square import square
 
@@ -26,6 +26,6 @@ __all__ = [
     "Criterion", "Misclassified", "TargetReached", "criterion_of",
     "Sign", "Value", "L2", "L1", "Masked", "Inside", "Tangent", "Chain",
     "Fixed", "Boundary",
-    "Box", "LinfBall", "L2Ball", "L1Ball", "ball", "Region", "Quantise", "Both", "PassAtLeast",
-    "Standard", "Background", "Exact", "Broad", "Localise", "named_region",
+    "Box", "LinfBall", "L2Ball", "L1Ball", "ball", "Within", "Quantize", "All", "PassAtLeast",
+    "Standard", "Background", "Exact", "Broad", "Pixels", "named_region",
 ]  # fmt: skip

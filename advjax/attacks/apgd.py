@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from advjax.attacks.attack import Failure, Problem, State, first_state, made_finite
-from advjax.attacks.constraints import Both, Box, Quantise, ball
+from advjax.attacks.constraints import All, Box, Quantize, ball
 from advjax.attacks.criteria import Misclassified
 from advjax.attacks.directions import Chain, steepest_ray
 from advjax.attacks.objectives import CrossEntropy, TargetedDLR
@@ -82,8 +82,8 @@ def apgd(
         objective=CrossEntropy() if objective == "ce" else TargetedDLR(),
         direction=Chain((*mask_directions(mask), steepest_ray(norm))),
         ball=region,
-        constraint=Both((region, Box(), *mask_constraints(mask))),
-        grid=Both(() if levels is None else (Quantise(levels, "inward"),)),
+        constraint=All((region, Box(), *mask_constraints(mask))),
+        grid=All(() if levels is None else (Quantize(levels, "inward"),)),
         steps=steps,
         targets=1 if objective == "ce" else targets,
         restarts=restarts,
@@ -96,24 +96,24 @@ class _Climb(NamedTuple):
     """One run: where it is, the best point so far, and what it remembers since the last checkpoint."""
 
     point: jax.Array
-    before: jax.Array
+    previous: jax.Array
     gradient: jax.Array
-    height: jax.Array
-    top: jax.Array
-    top_gradient: jax.Array
-    top_height: jax.Array
-    rate: jax.Array
+    loss: jax.Array
+    best: jax.Array
+    best_gradient: jax.Array
+    best_loss: jax.Array
+    step_size: jax.Array
     rises: jax.Array
     halved: jax.Array
-    height_then: jax.Array
-    best: "_Best"
+    best_loss_then: jax.Array
+    kept: "_Kept"
 
 
-class _Best(NamedTuple):
-    """The image to return, the one of largest lead, and whether that means success; what was seen of gradients."""
+class _Kept(NamedTuple):
+    """The image to return, the one of largest margin, and whether that means success; what was seen of gradients."""
 
     image: jax.Array
-    lead: jax.Array
+    margin: jax.Array
     reached: jax.Array
     moved: jax.Array
     non_finite: jax.Array
@@ -127,7 +127,7 @@ class AutoPGD:
       objective: what is climbed; a `TargetedDLR` goes through its ranks 1 to `targets`.
       direction, ball, constraint: as for `Move` and `RandomStart`.
       grid: the rounding under which the model is read.
-      criterion: which of the images on the way is returned, the one of largest lead; once it is met, no run begins.
+      criterion: which of the images on the way is returned, the one of largest margin; once it is met, no run begins.
     """
 
     objective: Any
@@ -153,23 +153,29 @@ class AutoPGD:
         targets = min(self.targets, problem.clean_logits.shape[-1] - 1)
         runs = targets * self.restarts
 
-        def unfinished(carry: tuple[jax.Array, jax.Array, _Best]) -> jax.Array:
+        def unfinished(carry: tuple[jax.Array, jax.Array, _Kept]) -> jax.Array:
             return (carry[0] < runs) & ~carry[2].reached
 
-        def again(carry: tuple[jax.Array, jax.Array, _Best]) -> tuple[jax.Array, jax.Array, _Best]:
-            run, _, best = carry
-            climb = self._run(problem, jax.random.fold_in(state.key, run), 1 + run % targets, best)
-            return run + 1, climb.rate, climb.best
+        def again(carry: tuple[jax.Array, jax.Array, _Kept]) -> tuple[jax.Array, jax.Array, _Kept]:
+            run, _, kept = carry
+            climb = self._run(problem, jax.random.fold_in(state.key, run), 1 + run % targets, kept)
+            return run + 1, climb.step_size, climb.kept
 
         none = jnp.zeros_like(problem.label, dtype=jnp.bool_)
-        nothing = _Best(state.image, jnp.full_like(state.scale, -jnp.inf), none, none, state.non_finite)
-        ran, rate, best = jax.lax.while_loop(unfinished, again, (jnp.zeros_like(state.calls), state.scale, nothing))
-        failure = jnp.where(best.moved, Failure.NONE, Failure.NO_DIRECTION).astype(jnp.int32)
+        nothing = _Kept(
+            image=state.image,
+            margin=jnp.full_like(state.scale, -jnp.inf),
+            reached=none,
+            moved=none,
+            non_finite=state.non_finite,
+        )
+        ran, scale, kept = jax.lax.while_loop(unfinished, again, (jnp.zeros_like(state.calls), state.scale, nothing))
+        failure = jnp.where(kept.moved, Failure.NONE, Failure.NO_DIRECTION).astype(jnp.int32)
         calls = state.calls + ran * (self.steps + 1)
-        return state._replace(image=best.image, scale=rate, calls=calls, failure=failure, non_finite=best.non_finite)
+        return state._replace(image=kept.image, scale=scale, calls=calls, failure=failure, non_finite=kept.non_finite)
 
-    def _run(self, problem: Problem, key: jax.Array, rank: jax.Array, best: _Best) -> _Climb:
-        """One run of algorithm 1; `best` is the image to beat."""
+    def _run(self, problem: Problem, key: jax.Array, rank: jax.Array, kept: _Kept) -> _Climb:
+        """One run of algorithm 1; `kept` is the image to beat."""
         origin, start = problem.image, problem.image
         if self.random_start:
             start = self.constraint(origin + self.ball.sample(key, origin), origin)
@@ -182,10 +188,22 @@ class AutoPGD:
             gap = jnp.asarray(gaps).astype(origin.dtype)[k + 1]
             return jax.tree.map(lambda new, old: jnp.where(gap > 0, new, old), _checked(moved, gap), moved)
 
-        height, gradient, best = self._read(problem, rank, start, best)
-        zero = jnp.zeros_like(height)
-        rate = 2 * jnp.asarray(self.ball.epsilon).astype(origin.dtype) + zero
-        climb = _Climb(start, start, gradient, height, start, gradient, height, rate, zero, zero > 1, height, best)
+        loss, gradient, kept = self._read(problem, rank, start, kept)
+        zero = jnp.zeros_like(loss)
+        climb = _Climb(
+            point=start,
+            previous=start,
+            gradient=gradient,
+            loss=loss,
+            best=start,
+            best_gradient=gradient,
+            best_loss=loss,
+            step_size=2 * jnp.asarray(self.ball.epsilon).astype(origin.dtype) + zero,
+            rises=zero,
+            halved=zero > 1,
+            best_loss_then=loss,
+            kept=kept,
+        )
         return jax.lax.fori_loop(0, self.steps, step, climb)
 
     def _move(self, problem: Problem, rank: jax.Array, share: jax.Array, c: _Climb) -> _Climb:
@@ -193,26 +211,26 @@ class AutoPGD:
         origin = problem.image
         ray, _ = self.direction.update(c.gradient, self.direction.init(origin), c.point)
         ray, broken = made_finite(ray)
-        z = self.constraint(c.point + c.rate * ray, origin)
-        point = self.constraint(c.point + share * (z - c.point) + (1 - share) * (c.point - c.before), origin)
-        seen = c.best._replace(non_finite=c.best.non_finite | broken)
-        height, gradient, best = self._read(problem, rank, point, seen)
-        higher = height > c.top_height
+        z = self.constraint(c.point + c.step_size * ray, origin)
+        point = self.constraint(c.point + share * (z - c.point) + (1 - share) * (c.point - c.previous), origin)
+        seen = c.kept._replace(non_finite=c.kept.non_finite | broken)
+        loss, gradient, kept = self._read(problem, rank, point, seen)
+        better = loss > c.best_loss
         return c._replace(
             point=point,
-            before=c.point,
+            previous=c.point,
             gradient=gradient,
-            height=height,
-            top=jnp.where(higher, point, c.top),
-            top_gradient=jnp.where(higher, gradient, c.top_gradient),
-            top_height=jnp.where(higher, height, c.top_height),
-            rises=c.rises + (height > c.height).astype(c.rises.dtype),
-            best=best,
+            loss=loss,
+            best=jnp.where(better, point, c.best),
+            best_gradient=jnp.where(better, gradient, c.best_gradient),
+            best_loss=jnp.where(better, loss, c.best_loss),
+            rises=c.rises + (loss > c.loss).astype(c.rises.dtype),
+            kept=kept,
         )
 
     def _read(
-        self, problem: Problem, rank: jax.Array, point: jax.Array, best: _Best
-    ) -> tuple[jax.Array, jax.Array, _Best]:
+        self, problem: Problem, rank: jax.Array, point: jax.Array, kept: _Kept
+    ) -> tuple[jax.Array, jax.Array, _Kept]:
         """Objective and gradient at the rounded point, which is also judged."""
         objective = self.objective
         if isinstance(objective, TargetedDLR):
@@ -223,19 +241,19 @@ class AutoPGD:
             return objective(logits, problem.label, problem.clean_logits), logits
 
         image = self.grid(point, problem.image)
-        (height, logits), gradient = jax.value_and_grad(climbed, has_aux=True)(image)
+        (loss, logits), gradient = jax.value_and_grad(climbed, has_aux=True)(image)
         gradient, broken = made_finite(gradient)
-        lead, clear = self.criterion.lead(logits, problem.label), self.criterion(logits, problem.label)
-        # A lead within rounding error, where the logits have grown, must not take the place of a clear one.
-        better = jnp.where(clear == best.reached, lead > best.lead, clear)
-        judged = _Best(
-            image=jnp.where(better, image, best.image),
-            lead=jnp.where(better, lead, best.lead),
-            reached=clear | best.reached,
-            moved=best.moved | jnp.any(gradient != 0),
-            non_finite=best.non_finite | broken,
+        margin, clear = self.criterion.margin(logits, problem.label), self.criterion(logits, problem.label)
+        # A margin within rounding error, where the logits have grown, must not take the place of a clear one.
+        better = jnp.where(clear == kept.reached, margin > kept.margin, clear)
+        judged = _Kept(
+            image=jnp.where(better, image, kept.image),
+            margin=jnp.where(better, margin, kept.margin),
+            reached=clear | kept.reached,
+            moved=kept.moved | jnp.any(gradient != 0),
+            non_finite=kept.non_finite | broken,
         )
-        return height, gradient, judged
+        return loss, gradient, judged
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -256,13 +274,13 @@ def checkpoints(steps: int) -> list[int]:
 
 def _checked(c: _Climb, gap: jax.Array) -> _Climb:
     """At a checkpoint, `gap` steps after the last: conditions 1 and 2 of the paper."""
-    stalled = (c.rises < _RHO * gap) | (~c.halved & (c.top_height == c.height_then))
+    stalled = (c.rises < _RHO * gap) | (~c.halved & (c.best_loss == c.best_loss_then))
     return c._replace(
-        point=jnp.where(stalled, c.top, c.point),
-        gradient=jnp.where(stalled, c.top_gradient, c.gradient),
-        height=jnp.where(stalled, c.top_height, c.height),
-        rate=jnp.where(stalled, 0.5 * c.rate, c.rate),
+        point=jnp.where(stalled, c.best, c.point),
+        gradient=jnp.where(stalled, c.best_gradient, c.gradient),
+        loss=jnp.where(stalled, c.best_loss, c.loss),
+        step_size=jnp.where(stalled, 0.5 * c.step_size, c.step_size),
         rises=jnp.zeros_like(c.rises),
         halved=stalled,
-        height_then=c.top_height,
+        best_loss_then=c.best_loss,
     )

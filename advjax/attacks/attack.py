@@ -66,7 +66,7 @@ class State(NamedTuple):
 
     Attributes:
       image: [H, W, C].
-      direction: the state of the direction.
+      direction_state: that of the attack's direction.
       key: for the next draw.
       scale: see `Perturbation`.
       calls: evaluations of the model so far.
@@ -75,7 +75,7 @@ class State(NamedTuple):
     """
 
     image: jax.Array
-    direction: Any
+    direction_state: Any
     key: jax.Array
     scale: jax.Array
     calls: jax.Array
@@ -97,7 +97,7 @@ def first_state(problem: Problem, key: jax.Array) -> State:
     """The clean image, before anything was done."""
     return State(
         image=problem.image,
-        direction=(),
+        direction_state=(),
         key=key,
         # Like the problem's arrays, so that in a user's `shard_map` a loop's carry varies as its body does.
         scale=jnp.zeros_like(problem.image, shape=()),
@@ -129,7 +129,7 @@ class Move:
         object.__setattr__(self, "direction", as_direction(self.direction))
 
     def init(self, problem: Problem, key: jax.Array) -> State:
-        return first_state(problem, key)._replace(direction=self.direction.init(problem.image))
+        return first_state(problem, key)._replace(direction_state=self.direction.init(problem.image))
 
     def step(self, problem: Problem, state: State) -> State:
         def climbed(image: jax.Array) -> jax.Array:
@@ -137,7 +137,7 @@ class Move:
 
         key, direction_key = jax.random.split(state.key)
         gradient, broken = made_finite(jax.grad(climbed)(state.image))
-        ray, direction = self.direction.update(gradient, state.direction, state.image, key=direction_key)
+        ray, direction_state = self.direction.update(gradient, state.direction_state, state.image, key=direction_key)
         ray, ray_broken = made_finite(ray)
         active = jnp.any(ray != 0) & self.criterion.possible(problem.label)
         found = self.search(
@@ -149,7 +149,7 @@ class Move:
         failure = jnp.where(active, failure, Failure.NO_DIRECTION)
         return State(
             image=found.image,
-            direction=direction,
+            direction_state=direction_state,
             key=key,
             scale=found.scale,
             calls=state.calls + 1 + found.calls,
@@ -218,7 +218,7 @@ class Finish:
 
 @value
 class BestOf:
-    """Runs an attack `restarts` times with different keys and keeps the image of largest lead by its criterion."""
+    """Runs an attack `restarts` times with different keys and keeps the image of largest margin by its criterion."""
 
     attack: Any
     restarts: int = static()
@@ -233,24 +233,24 @@ class BestOf:
     def step(self, problem: Problem, state: State) -> State:
         def run(start: State) -> tuple[State, jax.Array]:
             end = self.attack.step(problem, start)
-            height = criterion.lead(problem.logits(end.image), problem.label)
+            margin = criterion.margin(problem.logits(end.image), problem.label)
             # What is not a number would stay, since nothing is larger.
-            return end, jnp.where(jnp.isnan(height), -jnp.inf, height)
+            return end, jnp.where(jnp.isnan(margin), -jnp.inf, margin)
 
         def again(index: jax.Array, carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
-            best, height = carry
-            other, other_height = run(self.attack.init(problem, jax.random.fold_in(restart_key, index)))
-            better = other_height > height
+            best, margin = carry
+            other, other_margin = run(self.attack.init(problem, jax.random.fold_in(restart_key, index)))
+            better = other_margin > margin
             kept = jax.tree.map(lambda new, old: jnp.where(better, new, old), other, best)
             calls, broken = best.calls + other.calls + 1, best.non_finite | other.non_finite
-            return kept._replace(calls=calls, non_finite=broken), jnp.maximum(other_height, height)
+            return kept._replace(calls=calls, non_finite=broken), jnp.maximum(other_margin, margin)
 
         criterion = criterion_of(self.attack)
         # The first run splits its key into the children 0 and 1; this one is neither.
         restart_key = jax.random.fold_in(state.key, 2)
-        best, height = run(state)
+        best, margin = run(state)
         first = best._replace(calls=best.calls + 1)
-        return jax.lax.fori_loop(1, self.restarts, again, (first, height))[0]
+        return jax.lax.fori_loop(1, self.restarts, again, (first, margin))[0]
 
 
 @value

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from advjax.attacks.attack import Stack
-from advjax.attacks.constraints import Quantise
+from advjax.attacks.constraints import Quantize
 from advjax.attacks.faults import Fault, add_bits
 from advjax.classifier import Classifier
 from advjax.value import batch_axes, walk
@@ -143,7 +143,7 @@ def check_facts(attack: Any, facts: Facts) -> None:
         hint = _range_hint(float(known.smallest), float(known.largest))
         raise ValueError(f"{wanted}, got values from {known.smallest:g} to {known.largest:g}{hint}")
     if faults & Fault.OFF_GRID:
-        levels = max(part.levels for part in walk(attack) if isinstance(part, Quantise))
+        levels = max(part.levels for part in walk(attack) if isinstance(part, Quantize))
         raise ValueError(
             f"images must be on the grid k/{levels - 1} for an attack with levels={levels}, got values between the "
             f"levels: round them (jnp.round(images * {levels - 1}) / {levels - 1}) or make the attack with levels=None"
@@ -165,7 +165,7 @@ def _range_hint(smallest: float, largest: float) -> str:
     """What images outside [0, 1] seem to be."""
     if smallest < -0.05 or 1.05 < largest <= 16:
         return (
-            ": they seem to be normalised; attacks need the images themselves, and the model must normalise them "
+            ": they seem to be normalized; attacks need the images themselves, and the model must normalize them "
             "inside itself"
         )
     return f": divide by {255 if largest < 256 else 65535} first" if largest > 16 else ""

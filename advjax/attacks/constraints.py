@@ -10,14 +10,12 @@ from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from advjax.attacks.directions import check_mask_shape
 from advjax.attacks.settings import check_radius
 from advjax.value import number, static, value
 
-__all__ = ["Both", "Box", "Constraint", "L1Ball", "L2Ball", "LinfBall", "Quantise", "Region", "ball"]
+__all__ = ["All", "Box", "Constraint", "L1Ball", "L2Ball", "LinfBall", "Quantize", "ball"]
 
 
 class Constraint(Protocol):
@@ -35,29 +33,11 @@ class Box:
 
 
 @value
-class Region:
-    """Only pixels inside `mask` may differ from the origin; outside they are the origin's bits.
-
-    Attributes:
-      mask: 0/1 array, 1 = alterable; [H, W, C] or [H, W, 1], or one for each image [B, H, W, C or 1].
-    """
-
-    mask: Any = number(rank=3, dtype=np.bool_)
-
-    def check_image_shape(self, shape: tuple[int, ...]) -> None:
-        """Raises ValueError if the mask does not fit images of `shape` [H, W, C]."""
-        check_mask_shape(self.mask, shape)
-
-    def __call__(self, candidate: jax.Array, origin: jax.Array) -> jax.Array:
-        return jnp.where(self.mask, candidate, origin)
-
-
-@value
-class Quantise:
+class Quantize:
     """Every pixel on the grid k / (levels - 1), as an image file stores it.
 
     Attributes:
-      levels: number of grey levels, 256 for 8 bit.
+      levels: number of gray levels, 256 for 8 bit.
       rounding: "nearest" (half to even), or "inward": towards the origin, so that a ball or a box that held the
         candidate holds the rounded image too (the origin must be on the grid).
     """
@@ -154,15 +134,16 @@ class L1Ball:
         wide = jnp.result_type(float)
         epsilon = jnp.asarray(self.epsilon, wide)
         with jax.numpy_dtype_promotion("standard"):
-            # It divides by zero for a radius of 0.
+            # It divides by the radius: by zero, or to infinity where it is that small.
+            some = epsilon > 1e-30
             projected = optax.projections.projection_l1_ball(
-                (candidate - origin).astype(wide), jnp.where(epsilon > 0, epsilon, 1.0)
+                (candidate - origin).astype(wide), jnp.where(some, epsilon, 1.0)
             )
-        return origin + jnp.where(epsilon > 0, projected, 0.0).astype(candidate.dtype)
+        return origin + jnp.where(some, projected, 0.0).astype(candidate.dtype)
 
     def sample(self, key: jax.Array, image: jax.Array) -> jax.Array:
         """A uniform draw from the ball around zero, of the shape of `image`."""
-        # n + 1 exponentials, normalised, are uniform on the simplex; dropping one leaves its filled l1 ball.
+        # n + 1 exponentials, normalized, are uniform on the simplex; dropping one leaves its filled l1 ball.
         signs, sizes, rest = jax.random.split(key, 3)
         exponential = jax.random.exponential(sizes, image.shape, image.dtype)
         total = jnp.sum(exponential) + jax.random.exponential(rest, (), image.dtype)
@@ -170,7 +151,7 @@ class L1Ball:
 
 
 @value
-class Both:
+class All:
     """Constraints one after the other.  Put a ball before the box and the grid last, rounding inward."""
 
     parts: tuple[Any, ...] = ()

@@ -22,7 +22,7 @@ _OF_SPREAD, _OF_SIZE = 1e-5, 2.5e-7
 class Criterion(Protocol):
     """What an attack is after, on one image: logits [K] and the label, a scalar."""
 
-    def lead(self, logits: jax.Array, label: jax.Array) -> jax.Array:
+    def margin(self, logits: jax.Array, label: jax.Array) -> jax.Array:
         """By how much the criterion is met: a difference of two logits, positive where it is met."""
 
     def __call__(self, logits: jax.Array, label: jax.Array) -> jax.Array:
@@ -44,7 +44,7 @@ class Misclassified:
       (True, False)
     """
 
-    def lead(self, logits: jax.Array, label: jax.Array) -> jax.Array:
+    def margin(self, logits: jax.Array, label: jax.Array) -> jax.Array:
         return best_other(logits, label) - logits[label]
 
     def __call__(self, logits: jax.Array, label: jax.Array) -> jax.Array:
@@ -58,7 +58,7 @@ class Misclassified:
 class TargetReached:
     """The class `target` is answered: `h_t - max_{j != t} h_j > 0`.
 
-    Where the label is the target there is nothing to reach: the lead is -infinity and the criterion is never met.
+    Where the label is the target there is nothing to reach: the margin is -infinity and the criterion is never met.
 
     Attributes:
       target: a class number, or one for each image [B].
@@ -77,10 +77,10 @@ class TargetReached:
         """Raises ValueError if a target is no class of the model."""
         check_targets(self.target, classes)
 
-    def lead(self, logits: jax.Array, label: jax.Array) -> jax.Array:
+    def margin(self, logits: jax.Array, label: jax.Array) -> jax.Array:
         target = jnp.asarray(self.target)
-        lead = logits[target] - best_other(logits, target)
-        return jnp.where(self.possible(label), lead, jnp.full_like(lead, -jnp.inf))
+        margin = logits[target] - best_other(logits, target)
+        return jnp.where(self.possible(label), margin, jnp.full_like(margin, -jnp.inf))
 
     def __call__(self, logits: jax.Array, label: jax.Array) -> jax.Array:
         target = jnp.asarray(self.target)
@@ -112,8 +112,8 @@ def _clearly_ahead(first: jax.Array, second: jax.Array, logits: jax.Array) -> ja
     classes (-1e9, -infinity), which are far down.  Where a mask leaves little but the two, the spread counts as at
     most 32 times their size; where there are no others, as a tenth of it.
 
-    Measured on a trained LeNet at boundary images (2026-11-25, CPU): alone instead of in a batch a lead moves by up to
-    1.3e-6 of the spread, an eighth of the bar.
+    Measured on a trained LeNet at boundary images (2026-11-25, CPU): alone instead of in a batch a margin moves by up
+    to 1.3e-6 of the spread, an eighth of the bar.
     """
     classes = logits.shape[-1]
     third = classes // 3 + 1

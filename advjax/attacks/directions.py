@@ -188,7 +188,7 @@ class Chain:
 
 
 def steepest_ray(norm: Literal["linf", "l2", "l1"], pixels: int = 1) -> Sign | L2 | L1:
-    """The direction of steepest ascent under `norm`: the one d of norm 1 that maximises `<g, d>`."""
+    """The direction of steepest ascent under `norm`: the one d of norm 1 that maximizes `<g, d>`."""
     if norm not in ("linf", "l2", "l1"):
         raise ValueError(f'norm must be "linf", "l2" or "l1", got {norm!r}')
     if norm == "l1":

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax.attacks.constraints import Quantise
+from advjax.attacks.constraints import Quantize
 from advjax.value import walk
 
 __all__ = [
@@ -41,7 +41,7 @@ class Fault(IntFlag):
     OUT_OF_RANGE = 2
     """A pixel is not in [0, 1]: the attack saw it clipped."""
     OFF_GRID = 4
-    """A pixel is between the grey levels that the attack rounds to: the attack saw it rounded."""
+    """A pixel is between the gray levels that the attack rounds to: the attack saw it rounded."""
     UNKNOWN_LABEL = 8
     """The label is no class of the model."""
     PROBABILITIES = 16
@@ -58,7 +58,7 @@ class Fault(IntFlag):
 _TEXTS = {
     Fault.NOT_FINITE: "images must be finite numbers in [0, 1], got NaN or infinity",
     Fault.OUT_OF_RANGE: "images must be finite numbers in [0, 1], got others, which were clipped (images that are "
-    "normalised by mean and standard deviation belong inside the model)",
+    "normalized by mean and standard deviation belong inside the model)",
     Fault.OFF_GRID: "images must be on the grid of the attack's levels (k/255 by default), got values between the "
     "levels, which were rounded: round them before, or make the attack with levels=None",
     Fault.UNKNOWN_LABEL: "labels must be classes of the model, got others",
@@ -95,7 +95,7 @@ def image_faults(attack: Any, images: jax.Array, labels: jax.Array, classes: int
     axes = tuple(range(1, images.ndim))
     off_grid = jnp.zeros_like(labels, dtype=jnp.bool_)
     for part in walk(attack):
-        if isinstance(part, Quantise):
+        if isinstance(part, Quantize):
             off_level = jnp.abs(images - part.snap(images)) * float(part.levels - 1)
             off_grid = off_grid | jnp.any(off_level > _OFF_LEVEL, axis=axes)
     return add_bits(

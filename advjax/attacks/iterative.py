@@ -4,11 +4,11 @@ import dataclasses
 from typing import Any, Literal
 
 from advjax.attacks.attack import BestOf, Finish, Move, RandomStart, Repeat, check_single
-from advjax.attacks.constraints import Both, Box, Quantise, ball
+from advjax.attacks.constraints import All, Box, Quantize, ball
 from advjax.attacks.criteria import Misclassified, TargetReached
 from advjax.attacks.directions import Chain, Inside, steepest_ray
 from advjax.attacks.objectives import CrossEntropy, Margin, Targeted
-from advjax.attacks.regions import Localise, mask_constraints, mask_directions, named_region
+from advjax.attacks.regions import Within, mask_constraints, mask_directions, named_region
 from advjax.attacks.searches import Boundary, Fixed
 from advjax.attacks.settings import check_count, check_integer, check_radius
 
@@ -59,7 +59,7 @@ def pgd(
     check_radius("epsilon", epsilon)
     check_radius("step_size", step_size)
     region = ball(norm, epsilon)
-    allowed = Both((region, Box(), *mask_constraints(mask)))
+    allowed = All((region, Box(), *mask_constraints(mask)))
     inside = (Inside(),) if norm == "l1" else ()
     direction = Chain((*inside, *mask_directions(mask), steepest_ray(norm, pixels)))
     move = Move(CrossEntropy() if objective is None else objective, direction, Fixed(step_size), allowed)
@@ -89,7 +89,7 @@ def localized_pgd(
 
     Args:
       region: "standard" (everywhere), "background" (all but the middle 6 x 6 pixels), "exact" (all but the digit),
-        "broad" (all but the digit and its neighbours), or a region such as `Broad(neighbours=4)`.
+        "broad" (all but the digit and its neighbors), or a region such as `Broad(neighbors=4)`.
       epsilon, step_size, steps, random_start, restarts, objective, mask, levels: as for `pgd`.  The paper, on MNIST:
         epsilon 0.3, 100 steps of 0.01.
       localize: "after" or "inside".
@@ -105,9 +105,9 @@ def localized_pgd(
         raise ValueError(f'localize must be "after" or "inside", got {localize!r}')
     check_radius("epsilon", epsilon)
     check_radius("step_size", step_size)
-    local, around = Localise(named_region(region)), ball("linf", epsilon)
+    local, around = Within(named_region(region)), ball("linf", epsilon)
     within = (local,) if localize == "inside" else ()
-    allowed = Both((around, Box(), *within, *mask_constraints(mask)))
+    allowed = All((around, Box(), *within, *mask_constraints(mask)))
     direction = Chain((*mask_directions(mask), steepest_ray("linf")))
     move = Move(CrossEntropy() if objective is None else objective, direction, Fixed(step_size), allowed)
     return _descent(move, around, steps, random_start, restarts, (*_grid(levels), local))
@@ -155,8 +155,8 @@ def targeted(attack: Any, targets: Any) -> Any:
     return aimed(attack)
 
 
-def _grid(levels: int | None) -> tuple[Quantise, ...]:
-    return () if levels is None else (Quantise(levels, "inward"),)
+def _grid(levels: int | None) -> tuple[Quantize, ...]:
+    return () if levels is None else (Quantize(levels, "inward"),)
 
 
 def _descent(move: Move, region: Any, steps: int, random_start: bool, restarts: int, last: tuple[Any, ...]) -> Any:
@@ -166,7 +166,7 @@ def _descent(move: Move, region: Any, steps: int, random_start: bool, restarts: 
     if random_start:
         attack = RandomStart(attack, region, move.constraint)
     if last:
-        attack = Finish(attack, last[0] if len(last) == 1 else Both(last))
+        attack = Finish(attack, last[0] if len(last) == 1 else All(last))
     if restarts == 1:
         return attack
     if not random_start:

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from advjax.attacks.attack import Failure, Problem, State, first_state, made_finite
-from advjax.attacks.constraints import Both, Box, Quantise
+from advjax.attacks.constraints import All, Box, Quantize
 from advjax.attacks.criteria import Misclassified, TargetReached
 from advjax.attacks.directions import Chain
 from advjax.attacks.objectives import Targeted, check_targets, ranked_class
@@ -36,16 +36,16 @@ def lbfgs(
 
         min over d of  c ||d||_2^2 + J(x + d, t)    such that x + d in [0, 1],
 
-    for the largest c, found by bisection of log c, whose minimiser is answered with the target t.  The norm is
+    for the largest c, found by bisection of log c, whose minimizer is answered with the target t.  The norm is
     squared (eq. 1 has it plain), so that the problem is smooth at d = 0.  As c varies, both trade distance against
-    loss: each minimiser at which ||d||^2 is the penalty is a stationary point with ||d|| as well, for 2 c ||d||.
+    loss: each minimizer at which ||d||^2 is the penalty is a stationary point with ||d|| as well, for 2 c ||d||.
 
     The box is held by two-metric projection (Bertsekas 1982): pixels at a bound that the gradient pushes outwards
     stay, optax's L-BFGS preconditions the gradient of the others, and the step is clipped to [0, 1] and halved until
     the objective falls.  A change of variables such as tanh would have no gradient where a pixel is 0 or 1, which
     most pixels of a digit are.
 
-    Each minimiser is judged as it would be returned, rounded to the nearest level; the returned image is the nearest
+    Each minimizer is judged as it would be returned, rounded to the nearest level; the returned image is the nearest
     one that reached its target, or the clean one.
 
     Args:
@@ -66,14 +66,14 @@ def lbfgs(
     check_count("searches", searches)
     if targets is not None:
         check_integer("targets", targets)
-    grid = () if levels is None else (Quantise(levels, "nearest"),)
-    constraint = Both((Box(), *grid, *mask_constraints(mask)))
+    grid = () if levels is None else (Quantize(levels, "nearest"),)
+    constraint = All((Box(), *grid, *mask_constraints(mask)))
     return BoxLBFGS(targets, Chain(mask_directions(mask)), constraint, c_range, steps, searches)
 
 
 class _Point(NamedTuple):
     image: jax.Array
-    height: jax.Array
+    loss: jax.Array
     gradient: jax.Array
     memory: Any
     calls: jax.Array
@@ -131,7 +131,7 @@ class BoxLBFGS:
 
         def halve(_: int, b: _Bisection) -> _Bisection:
             c = jnp.sqrt(b.low * b.high)
-            point = self._minimise(problem, target, c)
+            point = self._minimize(problem, target, c)
             image = self.constraint(point.image, problem.image)
             reached = criterion(problem.logits(image), problem.label)
             distance = jnp.sum((image - problem.image) ** 2)
@@ -152,20 +152,20 @@ class BoxLBFGS:
         failure = jnp.where(jnp.isfinite(last.distance), Failure.NONE, Failure.NO_BOUNDARY).astype(jnp.int32)
         return state._replace(image=last.image, calls=last.calls, failure=failure, non_finite=last.non_finite)
 
-    def _minimise(self, problem: Problem, target: jax.Array, c: jax.Array) -> _Point:
+    def _minimize(self, problem: Problem, target: jax.Array, c: jax.Array) -> _Point:
         """`steps` iterations of projected L-BFGS from the clean image."""
         climbed, origin = Targeted(target), problem.image
 
         def objective(image: jax.Array) -> jax.Array:
-            loss = -climbed(problem.logits(image), problem.label, problem.clean_logits)
-            return c * jnp.sum((image - origin) ** 2) + loss
+            entropy = -climbed(problem.logits(image), problem.label, problem.clean_logits)
+            return c * jnp.sum((image - origin) ** 2) + entropy
 
         def free_gradient(image: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-            height, gradient = jax.value_and_grad(objective)(image)
+            loss, gradient = jax.value_and_grad(objective)(image)
             gradient, broken = made_finite(gradient)
             gradient, _ = self.mask.update(gradient, self.mask.init(origin), image)
             stuck = ((image <= 0) & (gradient > 0)) | ((image >= 1) & (gradient < 0))
-            return height, jnp.where(stuck, jnp.zeros_like(gradient), gradient), broken
+            return loss, jnp.where(stuck, jnp.zeros_like(gradient), gradient), broken
 
         def iterate(p: _Point) -> _Point:
             ray, memory = _precondition(p.gradient, p.memory, p.image)
@@ -177,16 +177,16 @@ class BoxLBFGS:
             ray = jnp.where(uphill, plain, ray)
             memory = jax.tree.map(lambda new, old: jnp.where(uphill, new, old), forgotten, memory)
             image, found, calls = _backtrack(objective, p, ray)
-            height, gradient, broken = free_gradient(image)
+            loss, gradient, broken = free_gradient(image)
             broken = p.non_finite | broken | ray_broken
             # No lower point along the ray: try the plain gradient next time, and if that was it, stop.
             memory = jax.tree.map(lambda kept, new: jnp.where(found, kept, new), memory, _no_memory(p.image))
             settled = ~found & (uphill | (p.memory.count == 0))
-            return _Point(image, height, gradient, memory, p.calls + calls + 1, p.iteration + 1, settled, broken)
+            return _Point(image, loss, gradient, memory, p.calls + calls + 1, p.iteration + 1, settled, broken)
 
-        height, gradient, broken = free_gradient(origin)
+        loss, gradient, broken = free_gradient(origin)
         one = jnp.ones_like(problem.label)
-        start = _Point(origin, height, gradient, _no_memory(origin), one, one - 1, one < 1, broken)
+        start = _Point(origin, loss, gradient, _no_memory(origin), one, one - 1, one < 1, broken)
         return jax.lax.while_loop(lambda p: (p.iteration < self.steps) & ~p.settled, iterate, start)
 
 
@@ -210,7 +210,7 @@ def _backtrack(objective: Any, p: _Point, ray: jax.Array) -> tuple[jax.Array, ja
 
     def lower(halvings: jax.Array) -> jax.Array:
         gain = jnp.vdot(p.gradient, p.image - at(halvings))
-        return objective(at(halvings)) <= p.height - 1e-4 * gain
+        return objective(at(halvings)) <= p.loss - 1e-4 * gain
 
     def unfinished(carry: tuple[jax.Array, jax.Array]) -> jax.Array:
         return ~carry[1] & (carry[0] < _HALVINGS)

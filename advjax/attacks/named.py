@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from advjax.attacks.attack import Move, Stack, stack
-from advjax.attacks.constraints import Both, Box, Quantise
+from advjax.attacks.constraints import All, Box, Quantize
 from advjax.attacks.directions import Chain, Sign, Tangent, Value, steepest_ray
 from advjax.attacks.objectives import CrossEntropy, HotCold
 from advjax.attacks.regions import mask_constraints, mask_directions
@@ -26,7 +26,7 @@ def fgs(epsilon: Any = None, *, mask: Any = None, levels: int | None = 256) -> M
       epsilon: how far to go, in [0, 1] units of linf; one number, or one for each image [B].  None: to the nearest
         image along the ray that fools the model (`Boundary`).
       mask: 0/1 array [H, W, C] or [H, W, 1], or one for each image; only pixels where it is 1 change.
-      levels: number of grey levels of the returned image, on whose grid it is classified; None: no rounding.
+      levels: number of gray levels of the returned image, on whose grid it is classified; None: no rounding.
 
     Returns:
       An attack for `perturb`.
@@ -156,7 +156,7 @@ def steepest(
     levels: int | None = 256,
     box: bool = True,
 ) -> Move:
-    """The worst perturbation of a linearised loss, in closed form (Shaham, Yamada & Negahban 2015, eq. 11).
+    """The worst perturbation of a linearized loss, in closed form (Shaham, Yamada & Negahban 2015, eq. 11).
 
     With g = grad_x J(x, y), one step of the given norm r = `radius`:
 
@@ -165,7 +165,7 @@ def steepest(
                                            r sign(g_j) e_j     for l1, j = argmax |g_j|: one channel of one pixel.
 
     With a `basis` of the tangent space of the data at x (eq. 12-13, l2 only) it is `r Pi g / ||Pi g||_2`, Pi the
-    orthogonal projection onto the span of the basis; a mask then cuts `Pi g` before it is normalised.
+    orthogonal projection onto the span of the basis; a mask then cuts `Pi g` before it is normalized.
 
     Args:
       norm: "linf", "l2" or "l1".
@@ -192,8 +192,8 @@ def steepest(
     check_radius("radius", radius)
     tangent = () if basis is None else (Tangent(basis),)
     ray = Chain((*tangent, *mask_directions(mask), steepest_ray(norm, pixels)))
-    grid = () if levels is None else (Quantise(levels, "inward"),)
-    constraint = Both((*((Box(),) if box else ()), *grid, *mask_constraints(mask)))
+    grid = () if levels is None else (Quantize(levels, "inward"),)
+    constraint = All((*((Box(),) if box else ()), *grid, *mask_constraints(mask)))
     return Move(CrossEntropy(), ray, Fixed(radius), constraint)
 
 
@@ -225,7 +225,7 @@ def _along_ray(objective: Any, direction: Any, epsilon: Any, mask: Any, levels: 
         check_radius("epsilon", epsilon)
     search = Boundary() if epsilon is None else Fixed(epsilon)
     rounding: Literal["nearest", "inward"] = "nearest" if epsilon is None else "inward"
-    grid = () if levels is None else (Quantise(levels, rounding),)
+    grid = () if levels is None else (Quantize(levels, rounding),)
     # The mask comes last: outside it the clean image's own bits stay.
-    constraint = Both((Box(), *grid, *mask_constraints(mask)))
+    constraint = All((Box(), *grid, *mask_constraints(mask)))
     return Move(objective, Chain((*mask_directions(mask), direction)), search, constraint)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax.attacks.constraints import Quantise
+from advjax.attacks.constraints import Quantize
 from advjax.scores.pass_score import pass_score
 from advjax.value import number, static, value
 
@@ -37,7 +37,7 @@ class PassAtLeast:
     """
 
     tau: Any = number()
-    grid: Quantise | None = Quantise(256, "inward")
+    grid: Quantize | None = Quantize(256, "inward")
     steps: int = static(default=10)
 
     def __post_init__(self) -> None:

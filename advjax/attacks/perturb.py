@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from advjax.attacks.attack import Failure, Problem, Stack
 from advjax.attacks.checks import Facts, check_facts, check_inputs, collect_facts, on_host
 from advjax.attacks.consistency import consistency_faults
-from advjax.attacks.constraints import Quantise
+from advjax.attacks.constraints import Quantize
 from advjax.attacks.criteria import criterion_of
 from advjax.attacks.faults import image_faults, model_faults, target_faults, warn_faults
 from advjax.attacks.perturbation import Perturbation
@@ -102,7 +102,7 @@ def _run(
     # Float error of a bit or two is allowed, but must not show in the result: the clean image is allowed exactly.
     images = jnp.clip(given, 0.0, 1.0)
     for part in walk(attack):
-        images = part.snap(images) if isinstance(part, Quantise) else images
+        images = part.snap(images) if isinstance(part, Quantize) else images
     attack = jax.tree.map(lambda leaf: _as_dtype(leaf, images.dtype), attack)
     batch = images.shape[0]
     keys = jax.vmap(jax.random.fold_in, (None, 0))(keys, jnp.arange(batch)) if keys.ndim == 0 else keys

@@ -80,7 +80,7 @@ class Perturbation:
         warn_faults(faults, stacklevel=2)
 
     def to_uint8(self) -> np.ndarray:
-        """The images as uint8, the same grey levels exactly.
+        """The images as uint8, the same gray levels exactly.
 
         Raises:
           ValueError: the images are not on the grid of 256 levels, so that rounding could undo the attack.
@@ -97,7 +97,7 @@ class Perturbation:
     def save_png(self, folder: str | Path) -> list[Path]:
         """Writes each image as `folder/00000.png` (`folder/0_00000.png` for a stack) and returns the paths.
 
-        Images must have 1 (grey) or 3 (colour) channels.
+        Images must have 1 (gray) or 3 (color) channels.
         """
         from PIL import Image
 

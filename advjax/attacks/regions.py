@@ -1,7 +1,7 @@
 """Regions: which pixels may change, read off the clean image or given as a mask.
 
-A region is called as `region(image)` for one clean image [H, W, C] and says True, as bool [H, W, 1], where a pixel
-may change.  All of it runs inside the compiled program, so that each image of a batch has its own region.
+A region is called as `region(image)` for one clean image [H, W, C] and says True, as bool [H, W, 1] or [H, W, C], where
+a pixel may change.  All of it runs inside the compiled program, so that each image of a batch has its own region.
 """
 
 from typing import Any, Literal, Protocol
@@ -10,16 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax.attacks.constraints import Region
-from advjax.attacks.directions import Masked
+from advjax.attacks.directions import Masked, check_mask_shape
 from advjax.value import number, static, value
 
-__all__ = ["Alterable", "Background", "Broad", "Exact", "Localise", "Standard", "mask_constraints", "mask_directions",
-           "named_region"]  # fmt: skip
+__all__ = [
+    "Background", "Broad", "Exact", "Pixels", "Region", "Standard", "Within", "mask_constraints", "mask_directions",
+    "named_region",
+]  # fmt: skip
 
 
-class Alterable(Protocol):
-    """Clean image [H, W, C] -> bool [H, W, 1], True where a pixel may change."""
+class Region(Protocol):
+    """Clean image [H, W, C] -> bool [H, W, 1] or [H, W, C], True where a pixel may change."""
 
     def __call__(self, image: jax.Array) -> jax.Array: ...
 
@@ -34,7 +35,7 @@ class Standard:
 
 @value
 class Background:
-    """All but the centred square of `size` x `size` pixels (Rothberg et al., "background").
+    """All but the centered square of `size` x `size` pixels (Rothberg et al., "background").
 
     The paper keeps "the middle 36 pixels": for 28 x 28 images and size 6, rows and columns 11 to 16 from 0.  Where a
     side minus `size` is odd the square is half a pixel towards the origin.
@@ -70,29 +71,53 @@ class Broad:
 
     Attributes:
       threshold: as for `Exact`.
-      neighbours: 8, corners included, or 4; there are none across the image's border.
+      neighbors: 8, corners included, or 4; there are none across the image's border.
     """
 
     threshold: float = number(default=0.0)
-    neighbours: Literal[4, 8] = static(default=8)
+    neighbors: Literal[4, 8] = static(default=8)
 
     def __post_init__(self) -> None:
-        if self.neighbours not in (4, 8):
-            raise ValueError(f"neighbours must be 4 or 8, got {self.neighbours!r}")
+        if self.neighbors not in (4, 8):
+            raise ValueError(f"neighbors must be 4 or 8, got {self.neighbors!r}")
 
     def __call__(self, image: jax.Array) -> jax.Array:
         digit = _digit(image, self.threshold)
         beside = _spread(digit, axis=1)
-        above = _spread(beside if self.neighbours == 8 else digit, axis=0)
+        above = _spread(beside if self.neighbors == 8 else digit, axis=0)
         return ~(beside | above)
 
 
 @value
-class Localise:
+class Pixels:
+    """The pixels where `mask` is 1, whatever the image.
+
+    Attributes:
+      mask: 0/1 array, 1 = may change; [H, W, C] or [H, W, 1], or one for each image [B, H, W, C or 1].
+    """
+
+    mask: Any = number(rank=3, dtype=np.bool_)
+
+    def check_image_shape(self, shape: tuple[int, ...]) -> None:
+        """Raises ValueError if the mask does not fit images of `shape` [H, W, C]."""
+        check_mask_shape(self.mask, shape)
+
+    def __call__(self, image: jax.Array) -> jax.Array:
+        return jnp.asarray(self.mask)
+
+
+@value
+class Within:
     """Constraint: only the pixels in `region` may differ from the origin; outside they are the origin's bits.
 
     For a candidate in the linf ball this is the clip to `[x - epsilon m, x + epsilon m]`, m the region as 0/1, that
     ends Algorithm 1 of Rothberg et al.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from advjax.attacks import Pixels, Within
+      >>> Within(Pixels([[[1], [0]]]))(jnp.ones((1, 2, 1)), jnp.zeros((1, 2, 1))).tolist()
+      [[[1.0], [0.0]]]
     """
 
     region: Any
@@ -128,9 +153,9 @@ def mask_directions(mask: Any) -> tuple[Masked, ...]:
     return () if mask is None else (Masked(_checked(mask)),)
 
 
-def mask_constraints(mask: Any) -> tuple[Region, ...]:
+def mask_constraints(mask: Any) -> tuple[Within, ...]:
     """The constraint that a user's `mask` asks for; none for None."""
-    return () if mask is None else (Region(_checked(mask)),)
+    return () if mask is None else (Within(Pixels(_checked(mask))),)
 
 
 def _digit(image: jax.Array, threshold: Any) -> jax.Array:
@@ -138,7 +163,7 @@ def _digit(image: jax.Array, threshold: Any) -> jax.Array:
 
 
 def _spread(pixels: jax.Array, axis: int) -> jax.Array:
-    """Pixels and their neighbours along `axis`: bool [H, W, 1] -> bool [H, W, 1]."""
+    """Pixels and their neighbors along `axis`: bool [H, W, 1] -> bool [H, W, 1]."""
     width = [(0, 0)] * pixels.ndim
     width[axis] = (1, 1)
     wide = jnp.pad(pixels, width)

@@ -39,17 +39,17 @@ class Search(Protocol):
 
 @value
 class Fixed:
-    """Goes `epsilon` far and does not ask the model."""
+    """Goes `step_size` far and does not ask the model."""
 
-    epsilon: float = number()
+    step_size: float = number()
 
     def __post_init__(self) -> None:
-        check_radius("epsilon", self.epsilon)
+        check_radius("step_size", self.step_size)
 
     def __call__(self, candidate: Any, fooled: Any, active: jax.Array) -> Found:
-        epsilon = jnp.asarray(self.epsilon)
+        step_size = jnp.asarray(self.step_size)
         # Like `active`: see `Boundary`.
-        scale = epsilon + jnp.zeros_like(active, dtype=epsilon.dtype)
+        scale = step_size + jnp.zeros_like(active, dtype=step_size.dtype)
         return Found(candidate(scale), scale, jnp.zeros_like(active, dtype=jnp.int32), jnp.ones_like(active))
 
 

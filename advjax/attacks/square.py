@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from advjax.attacks.attack import Problem, State, first_state
-from advjax.attacks.constraints import Both, Box, Quantise, ball
+from advjax.attacks.constraints import All, Box, Quantize, ball
 from advjax.attacks.criteria import Misclassified
 from advjax.attacks.directions import Chain
 from advjax.attacks.regions import mask_constraints, mask_directions
@@ -58,16 +58,16 @@ def square(
     check_radius("epsilon", epsilon)
     check_real("p_init", p_init, "in (0, 1]", lambda share: (share > 0) & (share <= 1))
     region = ball(norm, epsilon)
-    grid = () if levels is None else (Quantise(levels, "inward"),)
+    grid = () if levels is None else (Quantize(levels, "inward"),)
     patches = SquareLinf(region) if norm == "linf" else SquareL2(region, Chain(mask_directions(mask)))
-    constraint = Both((region, Box(), *grid, *mask_constraints(mask)))
+    constraint = All((region, Box(), *grid, *mask_constraints(mask)))
     return SquareSearch(patches, constraint, p_init, queries)
 
 
 class _Search(NamedTuple):
     query: jax.Array
     image: jax.Array
-    lead: jax.Array
+    margin: jax.Array
     done: jax.Array
 
 
@@ -80,7 +80,7 @@ class SquareSearch:
       constraint: makes a proposal allowed, grid included.
       p_init: share of pixels changed by the first proposal.
       queries: most evaluations of the model.
-      criterion: whose lead proposals must raise; the search ends where it is met.
+      criterion: whose margin proposals must raise; the search ends where it is met.
     """
 
     patches: Any
@@ -101,19 +101,19 @@ class SquareSearch:
         def read(candidate: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
             image = self.constraint(candidate, origin)
             logits = problem.logits(image)
-            lead, met = self.criterion.lead(logits, problem.label), self.criterion(logits, problem.label)
+            margin, met = self.criterion.margin(logits, problem.label), self.criterion(logits, problem.label)
             # What is not a number would stay, since nothing is larger.
-            return image, jnp.where(jnp.isnan(lead), -jnp.inf, lead), met
+            return image, jnp.where(jnp.isnan(margin), -jnp.inf, margin), met
 
         def propose(s: _Search) -> _Search:
             halvings = jnp.sum(s.query > np.array([h * self.queries // 10_000 for h in _HALVINGS], np.int32))
             share = jnp.asarray(self.p_init).astype(origin.dtype) * jnp.exp2(-halvings.astype(origin.dtype))
             side = jnp.round(jnp.sqrt(share * (height * width))).astype(int)
             drawn = self.patches.propose(jax.random.fold_in(key, s.query), s.image, origin, side)
-            image, lead, done = read(drawn)
-            better = lead > s.lead
+            image, margin, done = read(drawn)
+            better = margin > s.margin
             kept = jnp.where(better, image, s.image)
-            return _Search(s.query + 1, kept, jnp.where(better, lead, s.lead), s.done | (better & done))
+            return _Search(s.query + 1, kept, jnp.where(better, margin, s.margin), s.done | (better & done))
 
         first = _Search(jnp.ones_like(state.calls), *read(self.patches.start(start_key, origin)))
         found = jax.lax.while_loop(lambda s: (s.query < self.queries) & ~s.done, propose, first)
@@ -215,7 +215,7 @@ def _bump(rows: jax.Array, columns: jax.Array, side: Any) -> jax.Array:
         rings = jnp.maximum(height // 2 + 1, side // 2 + 1)
         return jnp.maximum(tail[rings] - tail[jnp.minimum(ring, longest)], 0.0)
 
-    # Both hills have norm 1 before the pair is normalised, as in the authors' code.
+    # Both hills have norm 1 before the pair is normalized, as in the authors' code.
     inside = ((columns >= 0) & (columns < side))[None, :]
     above = jnp.where(((rows >= 0) & (rows < upper))[:, None] & inside, hill(rows, upper), 0.0)
     below = jnp.where(((rows >= upper) & (rows < side))[:, None] & inside, hill(rows - upper, side - upper), 0.0)

@@ -100,7 +100,7 @@ class RandomCrop:
 def decode(encoded: bytes, name: str) -> np.ndarray:
     """The pixels uint8 [H, W, 3] of a JPEG, PNG or other file that Pillow reads, upright by its EXIF orientation.
 
-    Grey, palette, CMYK, YCbCr and LAB become RGB. 16-bit grey and floats in [0, 1] are scaled to 8 bits (value * 255 /
+    Gray, palette, CMYK, YCbCr and LAB become RGB. 16-bit gray and floats in [0, 1] are scaled to 8 bits (value * 255 /
     65535, or * 255, rounded); of 16-bit color Pillow gives the upper 8 bits, less than a level below. Transparency is
     dropped, the color stored below it stays, as in torchvision. Of an animation or several pages the first picture is
     taken, which a warning says once.

@@ -9,9 +9,9 @@ _BOX, _MARGIN = 20, 4  # MNIST's: the digit in a 20x20 box, 4 empty pixels aroun
 
 
 def load_digits(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """The 1,797 handwritten digits of scikit-learn (8x8, 17 grey levels) as 28x28 images.
+    """The 1,797 handwritten digits of scikit-learn (8x8, 17 gray levels) as 28x28 images.
 
-    Each 8x8 image is enlarged to 20x20 by bilinear interpolation (half-pixel centres, edge values repeated),
+    Each 8x8 image is enlarged to 20x20 by bilinear interpolation (half-pixel centers, edge values repeated),
     its levels 0..16 mapped to 0..255, and set in the middle of an empty 28x28 frame, as MNIST's digits are.
     The arithmetic is on integers, so the pixels are the same on every machine.
 
@@ -58,6 +58,6 @@ def _enlarge(levels: np.ndarray) -> np.ndarray:
 
 def _bilinear_tenths(size: int, new_size: int) -> np.ndarray:
     """Interpolation matrix [new_size, size] in tenths: exact integers, because 8/20 = 4/10."""
-    centres = (2 * np.arange(new_size) + 1) * 10 * size // (2 * new_size) - 5  # sample positions times 10
-    centres = np.clip(centres, 0, 10 * (size - 1))
-    return np.maximum(10 - np.abs(centres[:, None] - 10 * np.arange(size)), 0)
+    centers = (2 * np.arange(new_size) + 1) * 10 * size // (2 * new_size) - 5  # sample positions times 10
+    centers = np.clip(centers, 0, 10 * (size - 1))
+    return np.maximum(10 - np.abs(centers[:, None] - 10 * np.arange(size)), 0)

@@ -25,7 +25,7 @@ def image_folder(path: str | os.PathLike[str]) -> ImageSet:
 
     With a file `labels.csv` (a header line; columns `file`, `label` and, if it has one, `name`) the images are the
     files that it lists, and the labels are its numbers as they are, so that a part of ImageNet keeps ImageNet's
-    numbers; classes without an image are called "". Without it each subfolder is a class, labelled 0, 1, ... in the
+    numbers; classes without an image are called "". Without it each subfolder is a class, labeled 0, 1, ... in the
     order of their names (torchvision's `ImageFolder`, Imagenette): links are followed, files of all depths and of the
     suffixes .bmp, .gif, .jpeg, .jpg, .pgm, .png, .ppm, .tif, .tiff and .webp taken. What is left out (hidden files and
     folders, other suffixes, broken links, links that lead back, pictures beside the class folders) is in `skipped` of

@@ -1,4 +1,4 @@
-"""Large labelled sets of encoded images, read one by one: subsets by class, and all at once for a few images."""
+"""Large labeled sets of encoded images, read one by one: subsets by class, and all at once for a few images."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ class Encoded(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageSet:
-    """A labelled set of encoded images: a source for `Stream`, with a `CenterCrop` or `RandomCrop` as its transform.
+    """A labeled set of encoded images: a source for `Stream`, with a `CenterCrop` or `RandomCrop` as its transform.
 
     Attributes:
         name: what the set is called.

@@ -66,12 +66,12 @@ def infimnist_like(
 ) -> InfimnistLike:
     """Endless deformations of a training set by InfiMNIST's formula, with displacement fields of our own.
 
-    Index i >= 10,000 + N makes the image, in grey levels,
+    Index i >= 10,000 + N makes the image, in gray levels,
 
         x_i = shift(trunc(clip(x_a + s A (F_k1 T_0 x_a - F_k2 T_1 x_a), 0, 255)))
 
     with a = (i - 10000) mod N, k1 = (131071 i mod 2^32) mod 1521, k2 = (k1 + 1 + 2i) mod 1522, s = -1 where
-    k1 + k2 is odd and 1 elsewhere, and a shift to one of the 8 neighbours or none, by k1 mod 9. The products
+    k1 + k2 is odd and 1 elsewhere, and a shift to one of the 8 neighbors or none, by k1 mod 9. The products
     are by pixel. T_0 and T_1 are the derivatives along x and y of the Gaussian-smoothed image (sigma 1
     pixel), so to first order the sum reads each pixel at a displacement of (F_k1, -F_k2) s A.
 
@@ -214,7 +214,7 @@ def _deform(images: jax.Array, field_x: jax.Array, field_y: jax.Array, amplitude
 
 
 def _shift(image: jax.Array, which: jax.Array) -> jax.Array:
-    """Moves [H, W] to neighbour `which` (0..8, row by row; 4 is none), filling with 0."""
+    """Moves [H, W] to neighbor `which` (0..8, row by row; 4 is none), filling with 0."""
     return jax.lax.dynamic_slice(jnp.pad(image, 1), (2 - which // 3, 2 - which % 3), image.shape)
 
 

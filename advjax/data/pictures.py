@@ -1,6 +1,6 @@
 """Picture files to pixels, upright: every mode and depth that Pillow opens is read rightly or refused by its name.
 
-Pillow cuts 16-bit color to 8 bits, shows 16-bit grey as white when it is asked for RGB, and takes only the first of
+Pillow cuts 16-bit color to 8 bits, shows 16-bit gray as white when it is asked for RGB, and takes only the first of
 several pictures in a file, all in silence. Here the file's header is looked at before. Pillow is imported by the first
 call.
 """
@@ -20,7 +20,7 @@ _ORIENTATION = 0x0112  # EXIF and TIFF have one number for it
 _PNG_ORIENTATION = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 _BITS, _PHOTOMETRIC, _PLANAR, _SAMPLE_FORMAT = 258, 262, 284, 339  # TIFF
 _WHITE_IS_ZERO, _SEPARATE_PLANES, _SIGNED = 0, 2, 2
-_GREY = ("1", "L", "LA", "La", "F")
+_GRAY = ("1", "L", "LA", "La", "F")
 _COLOR = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 # What Pillow opens beside these has a depth that it does not tell (FITS, DDS), needs other programs, or is no picture.
 _FORMATS: tuple[str, ...] = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "PSD", "QOI")
@@ -34,7 +34,7 @@ class Picture:
     """The pixels of a picture file and what it was.
 
     Attributes:
-        pixels: [H, W, C], upright, C = 1 (grey) or 3 (red, green, blue); uint8, uint16, or float32 in [0, 1].
+        pixels: [H, W, C], upright, C = 1 (gray) or 3 (red, green, blue); uint8, uint16, or float32 in [0, 1].
         white: the value of white in `pixels`: 255, 65535 or 1; of 12-bit JPEG 2000 the largest that there is.
         mode: the mode of the file in Pillow's words, such as "RGB", "P" or "I;16".
         orientation: the EXIF orientation that the file had, 1 to 8; above 1 the pixels were turned or mirrored.
@@ -52,7 +52,7 @@ class Picture:
     several: bool = False
 
     def rgb8(self) -> np.ndarray:
-        """The pixels as uint8 [H, W, 3], white 255, rounded to the nearest level: 16-bit grey is value * 255 / 65535.
+        """The pixels as uint8 [H, W, 3], white 255, rounded to the nearest level: 16-bit gray is value * 255 / 65535.
 
         >>> Picture(np.full((1, 1, 1), 32768, np.uint16), 65535, "I;16").rgb8().tolist()
         [[[128, 128, 128]]]
@@ -70,7 +70,7 @@ class _Refused(ValueError):
 def read_picture(source: bytes | str | os.PathLike[str], name: str | None = None) -> Picture:
     """The first picture of a file, turned upright by its EXIF orientation.
 
-    Grey files (modes 1, L, LA, I;16, F) have one channel, palettes, CMYK, YCbCr, LAB and HSV become RGB. 16-bit grey
+    Gray files (modes 1, L, LA, I;16, F) have one channel, palettes, CMYK, YCbCr, LAB and HSV become RGB. 16-bit gray
     PNG, PGM and TIFF and 16-bit PPM files keep their depth; float TIFF and PFM files are taken to be in [0, 1].
     Color profiles are not applied.
 
@@ -80,7 +80,7 @@ def read_picture(source: bytes | str | os.PathLike[str], name: str | None = None
 
     Raises:
         ValueError: the file does not exist, is no whole picture, or is of a kind whose right values cannot be told:
-            32-bit and signed integers, floats outside [0, 1], 12-bit grey TIFF, 16-bit color TIFF in separate planes.
+            32-bit and signed integers, floats outside [0, 1], 12-bit gray TIFF, 16-bit color TIFF in separate planes.
 
     >>> from PIL import Image
     >>> file = io.BytesIO()
@@ -145,8 +145,8 @@ def _shape(image: Any, content: bytes) -> tuple[int, int, int]:
     # Of a TIFF file Pillow gives the size after turning, of all others before.
     if image.format != "TIFF" and _orientation(image, content) >= 5:
         width, height = height, width
-    grey = image.mode in _GREY or image.mode.startswith("I")
-    return height, width, 1 if grey else 3
+    gray = image.mode in _GRAY or image.mode.startswith("I")
+    return height, width, 1 if gray else 3
 
 
 def _read(image: Any, content: bytes) -> Picture:
@@ -181,7 +181,7 @@ def _orientation(image: Any, content: bytes) -> int:
 def _depth(image: Any, content: bytes) -> tuple[int, bool]:
     """The value of white, and whether Pillow cuts the file's 16 bits to 8."""
     mode, bits = image.mode, _bits(image, content)
-    if mode not in _GREY + _COLOR and not mode.startswith("I"):
+    if mode not in _GRAY + _COLOR and not mode.startswith("I"):
         raise _Refused(f"has mode {mode}, which is not read")
     if image.format == "TIFF":
         _check_tiff(image, bits)
@@ -233,16 +233,16 @@ def _deep_ppm(image: Any, content: bytes) -> Picture:
 
 
 def _pixels(image: Any) -> tuple[np.ndarray, bool]:
-    """Grey or RGB pixels [H, W, 1 or 3], and whether some are transparent."""
+    """Gray or RGB pixels [H, W, 1 or 3], and whether some are transparent."""
     mode = image.mode
     if mode.startswith("I"):
         pixels = np.asarray(image).astype(np.uint16)
         return pixels[..., None], bool((pixels == image.info.get("transparency", -1)).any())
     if mode == "F":
         return np.asarray(image)[..., None], False
-    grey = mode in _GREY
+    gray = mode in _GRAY
     if image.has_transparency_data:
-        pixels = np.asarray(image.convert("LA" if grey else "RGBA"))
+        pixels = np.asarray(image.convert("LA" if gray else "RGBA"))
         return pixels[..., :-1], bool(pixels[..., -1].min() < 255)
-    pixels = np.asarray(image.convert("L" if grey else "RGB"))
-    return (pixels[..., None] if grey else pixels), False
+    pixels = np.asarray(image.convert("L" if gray else "RGB"))
+    return (pixels[..., None] if gray else pixels), False

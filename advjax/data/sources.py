@@ -22,7 +22,7 @@ __all__ = ["imagenet", "load"]
 _TFDS_NAMES = ("mnist", "cifar10", "cifar100", "svhn_cropped", "stl10")
 _IMAGENET = "imagenet2012"
 # Splits whose labels are all -1.
-_UNLABELLED = (("stl10", "unlabelled"), (_IMAGENET, "test"))
+_UNLABELED = (("stl10", "unlabelled"), (_IMAGENET, "test"))
 _BLOCK = 2000  # records per read: about four times faster than one by one
 
 
@@ -161,7 +161,7 @@ def _builder_with(name: str, split: str, data_dir: str | os.PathLike[str] | None
     """The builder of a prepared data set that has this split, with labels."""
     root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
     builder = _prepared_builder(name, root)
-    splits = sorted(own for own in builder.info.splits if (name, own) not in _UNLABELLED)
+    splits = sorted(own for own in builder.info.splits if (name, own) not in _UNLABELED)
     if split not in splits:
         raise ValueError(f"split must be one of {splits} for {name}, got {split!r}")
     return builder

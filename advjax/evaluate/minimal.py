@@ -75,7 +75,7 @@ def minimal_epsilon(
     Args:
       classifier: the model.
       make_attack: epsilons float32 [B] -> attack with these epsilons for B images, `fgs` or
-        `lambda e: pgd(e, step_size=e / 4, steps=10)`. `levels=None` measures finer than a grey level.
+        `lambda e: pgd(e, step_size=e / 4, steps=10)`. `levels=None` measures finer than a gray level.
       data, key, batch_size, progress, devices: as for `evaluate`.
       maximum: the largest epsilon tried, above 0, in the units of the attack.
       steps: halvings.

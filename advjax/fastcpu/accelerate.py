@@ -30,7 +30,7 @@ def accelerate(fn: F) -> F:
 
     Reordered convolutions and pool gradients give the same bits (ties and NaN included); gradients turned into
     matrix products sum in another order and differ by a few float32 rounding errors of the sum (3e-7 relative
-    for a first layer's input gradient).  Equations it does not recognise, and the inside of `shard_map`, stay
+    for a first layer's input gradient).  Equations it does not recognize, and the inside of `shard_map`, stay
     as they are.
 
     Args:

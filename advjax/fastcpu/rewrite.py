@@ -34,7 +34,7 @@ _CALLS = frozenset(
 
 
 def rewrite(program: ClosedJaxpr) -> ClosedJaxpr:
-    """The program with every recognised equation replaced; inputs, outputs, constants and effects are unchanged.
+    """The program with every recognized equation replaced; inputs, outputs, constants and effects are unchanged.
 
     Only equations are touched, never an inner program's signature, so shardings, donation, effects and the
     calling convention of each enclosing primitive stay valid.

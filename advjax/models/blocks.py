@@ -1,4 +1,4 @@
-"""What the families share: normalisation of the images, initializers, convolutions without bias."""
+"""What the families share: normalization of the images, initializers, convolutions without bias."""
 
 import jax
 import jax.numpy as jnp
@@ -44,11 +44,11 @@ def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
 
 
 def caffe_input(images: jax.Array, bgr_mean: tuple[float, ...], scale: float = 1.0) -> jax.Array:
-    """`scale` times (grey levels in blue, green, red, less `bgr_mean`): what Caffe's networks for ImageNet read.
+    """`scale` times (gray levels in blue, green, red, less `bgr_mean`): what Caffe's networks for ImageNet read.
 
     Args:
         images: float32 [B, H, W, 3] in [0, 1], red first.
-        bgr_mean: in grey levels, blue first.
+        bgr_mean: in gray levels, blue first.
         scale: factor, 1 in most networks.
 
     >>> caffe_input(jnp.ones((1, 1, 1, 3)), (104.0, 117.0, 123.0)).ravel().tolist()

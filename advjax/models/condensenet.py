@@ -99,7 +99,7 @@ class CondenseNet(_DenseTrunk):
     Raises:
         ValueError: sizes that do not fit together.
 
-    Taps: input (normalised), stem, denseblock_1, transition_1, denseblock_2, ..., pool, penultimate.
+    Taps: input (normalized), stem, denseblock_1, transition_1, denseblock_2, ..., pool, penultimate.
 
     Source: Huang et al. 2018, "CondenseNet: An efficient DenseNet using learned group convolutions";
     ShichenLiu/CondenseNet.

@@ -38,7 +38,7 @@ def abstract(make: Callable[..., nnx.Module]) -> nnx.Module:
 
 
 def count_parameters(model: nnx.Module) -> int:
-    """The number of trained numbers: batch normalisation's scales and biases count, its running averages do not.
+    """The number of trained numbers: batch normalization's scales and biases count, its running averages do not.
 
     >>> count_parameters(abstract(lambda rngs: nnx.Linear(3, 2, rngs=rngs)))
     8
@@ -50,7 +50,7 @@ def count_macs(model: nnx.Module, shape: tuple[int, ...]) -> int:
     """Multiply-adds of the convolutions and matrix products that the evaluation of one image of `shape` takes.
 
     They are read off the traced program (the jaxpr), which is not run; the model may be abstract. Additions of
-    biases, normalisation, ReLU and pools do not count.
+    biases, normalization, ReLU and pools do not count.
 
     Raises:
         ValueError: the program holds a loop whose length cannot be known.

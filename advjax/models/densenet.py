@@ -29,13 +29,13 @@ class DenseNet(nnx.Module):
 
     and between the blocks BN -> ReLU -> conv 1x1 halves the channels and a mean pool 2/2 the image. At the end
     BN -> ReLU -> mean over the image -> dense. Kernels start as N(0, 2 / fan_in), the dense layer as
-    U(+-1/sqrt(fan_in)) with bias 0 (torchvision). Images are normalised by ImageNet's mean and standard deviation.
+    U(+-1/sqrt(fan_in)) with bias 0 (torchvision). Images are normalized by ImageNet's mean and standard deviation.
 
     Args:
         depths: layers of each block.
         num_classes: number of logits.
         growth: channels that a layer appends.
-        caffe: read images as the public Caffe copy of the network does (grey levels in blue, green, red less
+        caffe: read images as the public Caffe copy of the network does (gray levels in blue, green, red less
             (103.94, 116.78, 123.68), times 0.017), and its weights.
         rngs: `nnx.Rngs`; the stream `params` draws the weights.
 

@@ -1,4 +1,4 @@
-"""GoogLeNet (Inception v1): BVLC's with local response normalisation, and torchvision's with batch normalisation."""
+"""GoogLeNet (Inception v1): BVLC's with local response normalization, and torchvision's with batch normalization."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ _AUXILIARY = {"inception4a": "aux1", "inception4d": "aux2"}
 _XAVIER = nnx.initializers.variance_scaling(1.0, "fan_in", "uniform")  # Caffe's: U(+-sqrt(3 / fan_in))
 _FIFTH = nnx.initializers.constant(0.2)
 _NORMAL = nnx.initializers.normal(0.01)
-# Caffe's ImageNet mean in grey levels: blue, green, red.
+# Caffe's ImageNet mean in gray levels: blue, green, red.
 _BGR_MEAN = (104.0, 117.0, 123.0)
 
 
@@ -41,7 +41,7 @@ class GoogLeNet(nnx.Module):
     conv 7x7/2 -> max pool 3/2 -> LRN -> conv 1x1 -> conv 3x3 -> LRN -> max pool 3/2 -> two Inception blocks -> max
     pool 3/2 -> five -> max pool 3/2 -> two -> mean over the image -> dropout 0.4 -> dense; ReLU after each
     convolution, pools in ceil mode. A block concatenates 1x1, 1x1 -> 3x3, 1x1 -> 5x5 and max pool 3/1 -> 1x1.
-    13,378,280 parameters with both auxiliary heads, 6,998,552 and 1,583M multiply-adds without. Images become grey
+    13,378,280 parameters with both auxiliary heads, 6,998,552 and 1,583M multiply-adds without. Images become gray
     levels in blue, green, red minus (104, 117, 123); weights start as U(+-sqrt(3 / fan_in)), biases as 0.2, those
     of the last layers as 0 (Caffe).
 

@@ -123,7 +123,7 @@ _POOLED = ("conv2d_2b_3x3", "conv2d_4a_3x3")
 
 
 class InceptionV3(nnx.Module):
-    """Inception-v3 as torchvision has it: factorised convolutions, batch norm, one auxiliary head.
+    """Inception-v3 as torchvision has it: factorized convolutions, batch norm, one auxiliary head.
 
     Five convolutions with two max pools 3/2 -> three blocks at 35x35 -> reduction -> four blocks with 7x1 and 1x7
     convolutions at 17x17 -> reduction -> two blocks at 8x8 -> mean over the image -> dropout 0.5 -> dense.

@@ -1,4 +1,4 @@
-"""The few layers that the published networks share and NNX lacks: pools, batch normalisation, uniform weights."""
+"""The few layers that the published networks share and NNX lacks: pools, batch normalization, uniform weights."""
 
 import functools
 from collections.abc import Callable
@@ -77,7 +77,7 @@ class _Statistic(nnx.BatchStat):
 def batch_norm(
     features: int, *, epsilon: float = 1e-5, momentum: float = 0.9, rngs: nnx.Rngs, **options: Any
 ) -> nnx.BatchNorm:
-    """Batch normalisation with PyTorch's constants: momentum 0.1 for the new batch, which Flax calls 0.9.
+    """Batch normalization with PyTorch's constants: momentum 0.1 for the new batch, which Flax calls 0.9.
 
     The running variance averages the batches' variances as they are (divided by n); PyTorch's divides by n - 1.
 

@@ -23,7 +23,7 @@ class LeNet(nnx.Module):
     """LeNet as in Caffe's MNIST example: no non-linearity but the pools and one ReLU, 431,080 parameters.
 
     conv 5x5x20 (valid) -> max pool 2/2 -> conv 5x5x50 (valid) -> max pool 2/2 -> dense 500 -> ReLU -> dense
-    `num_classes`. Weights start as U(+-sqrt(3/fan_in)), biases as 0. Caffe multiplies grey levels 0..255 by
+    `num_classes`. Weights start as U(+-sqrt(3/fan_in)), biases as 0. Caffe multiplies gray levels 0..255 by
     1/256; an image in [0, 1] is therefore multiplied by 255/256 inside.
 
     Args:

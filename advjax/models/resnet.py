@@ -13,7 +13,7 @@ from advjax.models.taps import Tap, untapped
 __all__ = ["ResNet", "resnet50", "resnet101", "resnet152"]
 
 _EXPANSION = 4
-# The mean colour (blue, green, red) of ResNet_mean.binaryproto, the picture that the authors subtract.
+# The mean color (blue, green, red) of ResNet_mean.binaryproto, the picture that the authors subtract.
 _BGR_MEAN = (103.06262, 115.902885, 123.15163)
 
 
@@ -29,10 +29,10 @@ class ResNet(nnx.Module):
     `caffe` in the first 1x1 convolution as in the paper, which costs 6 % fewer multiply-adds.
 
     Kernels start as N(0, 2 / fan_out), the dense layer as U(+-1/sqrt(fan_in)) (torchvision). Images are
-    normalised by ImageNet's mean and standard deviation.
+    normalized by ImageNet's mean and standard deviation.
 
     `caffe` is the network whose weights the authors published: strides as in the paper, no padding of the first pool
-    but sizes rounded up, images as grey levels in blue, green, red less (103.06, 115.90, 123.15), the mean colour of
+    but sizes rounded up, images as gray levels in blue, green, red less (103.06, 115.90, 123.15), the mean color of
     the picture that they subtracted (it is from 8 below to 13 above it).
 
     Args:

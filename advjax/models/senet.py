@@ -37,14 +37,14 @@ class SENet(nnx.Module):
         num_classes: number of logits.
         width: channels of the first stage.
         groups: of the 3x3 convolutions.
-        caffe: read images as the authors' Caffe networks do (grey levels in blue, green, red less (104, 117, 123)
-            instead of a normalisation by ImageNet's mean and standard deviation), and their weights.
+        caffe: read images as the authors' Caffe networks do (gray levels in blue, green, red less (104, 117, 123)
+            instead of a normalization by ImageNet's mean and standard deviation), and their weights.
         rngs: `nnx.Rngs`; the streams `params` (weights) and `dropout`.
 
     Raises:
         ValueError: not four depths.
 
-    Taps: input (normalised), stem, layer1/0, layer1/1, ... (each block), pool, penultimate.
+    Taps: input (normalized), stem, layer1/0, layer1/1, ... (each block), pool, penultimate.
 
     Source: Hu et al. 2018, "Squeeze-and-excitation networks"; hujie-frank/SENet.
 

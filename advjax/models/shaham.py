@@ -1,4 +1,4 @@
-"""The MNIST network of Shaham, Yamada and Negahban, with the normalising input layer of their robust networks."""
+"""The MNIST network of Shaham, Yamada and Negahban, with the normalizing input layer of their robust networks."""
 
 import jax
 import jax.numpy as jnp
@@ -13,20 +13,20 @@ __all__ = ["ShahamNet"]
 class ShahamNet(nnx.Module):
     """The convolutional network for MNIST padded with zeros to 32x32; 105,506 parameters, 2.0M multiply-adds.
 
-    (255 x - mean) / std -> [batch normalisation] -> conv 5x5x32 (valid) -> ReLU -> max pool 3/3
+    (255 x - mean) / std -> [batch normalization] -> conv 5x5x32 (valid) -> ReLU -> max pool 3/3
     -> conv 5x5x64 (valid) -> ReLU -> max pool 2/2 -> dense 200 -> ReLU -> dense `num_classes`.
     Weights and biases start as U(+-1/sqrt(fan_in)), torch7's default.
 
     Args:
         num_classes: number of logits.
-        mean, std: of the standardisation, in grey levels 0..255; the defaults are those of the 60,000 training
+        mean, std: of the standardization, in gray levels 0..255; the defaults are those of the 60,000 training
             images after padding. They become the variables `mean` and `std` (`nnx.Variable`, not trained),
-            because the authors standardise the test images by the test set's own numbers, 25.87 and 70.74.
-        input_norm: batch normalisation without trained parameters on the standardised images (epsilon 1e-5,
+            because the authors standardize the test images by the test set's own numbers, 25.87 and 70.74.
+        input_norm: batch normalization without trained parameters on the standardized images (epsilon 1e-5,
             momentum 0.1), which the authors' robust networks have and their baseline has not.
         rngs: `nnx.Rngs`; the stream `params` draws the weights.
 
-    Taps: input (standardised), [input_norm], pool1, pool2, dense1, penultimate.
+    Taps: input (standardized), [input_norm], pool1, pool2, dense1, penultimate.
 
     Source: Shaham et al. 2015, sec. 5.1; yutaroyamada/RobustTraining, mnist/train-*.lua.
 

@@ -10,7 +10,7 @@ from advjax.models.taps import Tap, untapped
 
 __all__ = ["StochasticDepthResNet", "stochastic_resnet110", "stochastic_resnet152"]
 
-# torch7's start of batch normalisation.
+# torch7's start of batch normalization.
 _UNIT = nnx.initializers.uniform(1.0)
 
 
@@ -37,7 +37,7 @@ class StochasticDepthResNet(nnx.Module):
     Raises:
         ValueError: a depth or a death rate that cannot be.
 
-    Taps: input (normalised), stem, block1/0, block1/1, ... block3/n-1, pool, penultimate.
+    Taps: input (normalized), stem, block1/0, block1/1, ... block3/n-1, pool, penultimate.
 
     Source: Huang et al. 2016, "Deep networks with stochastic depth", eqs. 2-5; yueatsprograms/Stochastic_Depth.
 

@@ -1,4 +1,4 @@
-"""VGG-16 for ImageNet, without batch normalisation."""
+"""VGG-16 for ImageNet, without batch normalization."""
 
 import jax
 from flax import nnx
@@ -11,7 +11,7 @@ from advjax.models.taps import Tap, untapped
 __all__ = ["Vgg16"]
 
 _DEPTHS = (2, 2, 3, 3, 3)
-# Blue, green, red in grey levels, as the authors' notes to VGG_ILSVRC_16_layers.caffemodel ask for.
+# Blue, green, red in gray levels, as the authors' notes to VGG_ILSVRC_16_layers.caffemodel ask for.
 _BGR_MEAN = (103.939, 116.779, 123.68)
 _DENSE_NORMAL = nnx.initializers.normal(0.01)
 
@@ -22,7 +22,7 @@ class Vgg16(nnx.Module):
     Five stages of two, two, three, three and three 3x3 convolutions with ReLU, with 64, 128, 256, 512 and 512
     channels, a max pool 2/2 after each -> dense 4096 -> ReLU -> dropout -> dense 4096 -> ReLU -> dropout -> dense
     `num_classes`. Kernels start as N(0, 2 / fan_out), dense weights as N(0, 0.01^2), biases as 0 (torchvision).
-    Images are normalised by ImageNet's mean and standard deviation, or with `caffe` become grey levels in blue, green,
+    Images are normalized by ImageNet's mean and standard deviation, or with `caffe` become gray levels in blue, green,
     red less (103.939, 116.779, 123.68).
 
     Args:

@@ -1,4 +1,4 @@
-"""cifar.torch's VGG with batch normalisation and dropout, the CIFAR-10 network of Shaham, Yamada and Negahban."""
+"""cifar.torch's VGG with batch normalization and dropout, the CIFAR-10 network of Shaham, Yamada and Negahban."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ _STAGES = (
     (8, (0.4, 0.4, 0.0)),
 )
 
-# torch7's start of the scales of batch normalisation.
+# torch7's start of the scales of batch normalization.
 _ZEROS = nnx.initializers.zeros_init()
 _UNIT = nnx.initializers.uniform(1.0)
 
@@ -28,8 +28,8 @@ _UNIT = nnx.initializers.uniform(1.0)
 class VggCifar(nnx.Module):
     """vgg_bn_drop for 32x32 images; 14,991,946 parameters, 313.5M multiply-adds.
 
-    Five stages of [conv 3x3 -> batch normalisation (epsilon 1e-3) -> ReLU -> dropout], 64, 128, 256, 512 and
-    512 channels, each followed by a max pool 2/2; then dropout 0.5 -> dense 512 -> batch normalisation -> ReLU
+    Five stages of [conv 3x3 -> batch normalization (epsilon 1e-3) -> ReLU -> dropout], 64, 128, 256, 512 and
+    512 channels, each followed by a max pool 2/2; then dropout 0.5 -> dense 512 -> batch normalization -> ReLU
     -> dropout 0.5 -> dense `num_classes`. The original pools round sizes up, which 32 = 2^5 never
     needs. Kernels start as N(0, 2 / (k^2 outputs)), the scripts' "MSR", the dense layers as U(+-1/sqrt(fan_in)).
 
@@ -37,10 +37,10 @@ class VggCifar(nnx.Module):
         num_classes: number of logits.
         width: channels of the first stage; 8 times as many in the last two and in the dense layer.
         mean, std: per channel, taken from and divided out of the images; the defaults are those of CIFAR-10's
-            training images in RGB. The paper's images are normalised YUV: give them zeros and ones.
+            training images in RGB. The paper's images are normalized YUV: give them zeros and ones.
         rngs: `nnx.Rngs`; the streams `params` (weights) and `dropout`.
 
-    Taps: input (normalised), stage1..stage5 (after the pools), dense1, penultimate.
+    Taps: input (normalized), stage1..stage5 (after the pools), dense1, penultimate.
 
     Source: szagoruyko/cifar.torch, models/vgg_bn_drop.lua; Shaham et al. 2015, sec. 5.2.
 

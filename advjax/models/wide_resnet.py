@@ -34,10 +34,10 @@ class WideResNet(nnx.Module):
     Raises:
         ValueError: the depth is not 6n + 4 with n >= 1.
 
-    Taps: input (normalised), stem, block1/0, block1/1, ... block3/n-1, pool, penultimate.
+    Taps: input (normalized), stem, block1/0, block1/1, ... block3/n-1, pool, penultimate.
 
     Source: Zagoruyko and Komodakis 2016; szagoruyko/wide-residual-networks, models/wide-resnet.lua. The scales of
-    batch normalisation start as 1, as in its PyTorch descendants, not as torch7's U(0, 1).
+    batch normalization start as 1, as in its PyTorch descendants, not as torch7's U(0, 1).
 
     >>> import jax.numpy as jnp
     >>> nnx.eval_shape(lambda: WideResNet(10, 1, rngs=nnx.Rngs(0))(jnp.zeros((2, 32, 32, 3)))).shape

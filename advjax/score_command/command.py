@@ -9,10 +9,10 @@ from advjax.score_command.columns import COLUMNS
 __all__ = ["DESCRIPTION", "EPILOG", "add_arguments", "score"]
 
 DESCRIPTION = """\
-PASS (structural similarity after alignment), SSIM, L2 per pixel and linf in grey levels, and the warp: for two
+PASS (structural similarity after alignment), SSIM, L2 per pixel and linf in gray levels, and the warp: for two
 pictures, or for all pictures of two folders and their subfolders that have one name, up to the suffix (CSV).
 
-Pictures are turned upright by their EXIF orientation, and compared grey or RGB, in 8 or 16 bits or as floats in [0, 1];
+Pictures are turned upright by their EXIF orientation, and compared gray or RGB, in 8 or 16 bits or as floats in [0, 1];
 of several in a file the first is taken. Transparent pixels, and 16-bit color that Pillow cuts (all but binary PPM), are
 refused."""
 
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mask-border",
         type=_border,
         metavar="LEVEL",
-        help="leave out the border of each picture that has exactly this grey level, 0 to 255, as a rotation leaves it;"
+        help="leave out the border of each picture that has exactly this gray level, 0 to 255, as a rotation leaves it;"
         " or 'corner': that of the corners",
     )
 

@@ -27,8 +27,8 @@ def score_files(original: pathlib.Path, changed: pathlib.Path, save: pathlib.Pat
     found = row(loaded, scored, settings.padding)
     print(f"PASS          {found['pass']:.6f} (SSIM {settings.padding}, after alignment)")
     print(f"SSIM          {found['ssim']:.6f} (without alignment)")
-    print(f"L2 per pixel  {found['l2_per_pixel']:.3f} grey levels")
-    print(f"linf          {found['linf']:g} grey levels")
+    print(f"L2 per pixel  {found['l2_per_pixel']:.3f} gray levels")
+    print(f"linf          {found['linf']:g} gray levels")
     print(
         f"alignment     {'converged' if found['converged'] else 'did not converge'}; warp, original to changed pixels:"
     )

@@ -45,7 +45,7 @@ def load(pair: Pair, levels: int, border: int | str | None) -> Loaded:
     Args:
         pair: the files.
         levels: of the pyramid.
-        border: the grey level 0 to 255 of the border to leave out, "corner" for that of each picture's corners; None.
+        border: the gray level 0 to 255 of the border to leave out, "corner" for that of each picture's corners; None.
 
     Raises:
         ValueError: as `shape_of`; transparent pixels; 16-bit color that Pillow cuts.
@@ -65,7 +65,7 @@ def load(pair: Pair, levels: int, border: int | str | None) -> Loaded:
 
 
 def distances(loaded: Loaded) -> tuple[float, float]:
-    """L2 per pixel and linf in grey levels of 255, over the pixels that both pictures have.
+    """L2 per pixel and linf in gray levels of 255, over the pixels that both pictures have.
 
     Pairs of one depth are subtracted as the integers that they are: linf of 8-bit pictures is a whole number.
     """

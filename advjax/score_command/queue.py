@@ -98,7 +98,7 @@ class _Queue:
             self._next += 1
 
     def collect(self, cancel: bool = False) -> None:
-        """Waits for the oldest block; a cancelled one that has not begun leaves no rows."""
+        """Waits for the oldest block; a canceled one that has not begun leaves no rows."""
         future, block = self.flying.popleft()
         if not (cancel and future.cancel()):
             self.done.update(zip(block.indices, future.result(), strict=True))

@@ -73,7 +73,7 @@ def ecc_align(
     """Finds the warp that makes `image` correlate best with `template`: forward-additive ECC.
 
     With i(p) the image seen through the warp p and t the template, both of zero mean over the valid pixels,
-    maximises rho(p) = <i(p), t> / (||i(p)|| ||t||). One iteration, with J the Jacobian of i (zero mean as
+    maximizes rho(p) = <i(p), t> / (||i(p)|| ||t||). One iteration, with J the Jacobian of i (zero mean as
     well), Q = J^T J, a = J^T i, b = J^T t:
 
         lambda = (||i||^2 - a^T Q^-1 a) / (<t, i> - b^T Q^-1 a),    p <- p + Q^-1 (lambda b - a).
@@ -83,7 +83,7 @@ def ecc_align(
     best warp seen is kept, from the identity on, so nothing raises and rho never ends below that of no
     alignment; a warp must show half of the valid pixels, and not read them from a tenth of their area; the
     validity fades over one pixel instead of jumping, which makes the result continuous in the images;
-    coordinates are normalised, and Q has a Tikhonov term (1e-6 of its mean eigenvalue), which float32 needs.
+    coordinates are normalized, and Q has a Tikhonov term (1e-6 of its mean eigenvalue), which float32 needs.
 
     A pixel is valid where the warp finds the image and where both blurs are made of the picture. In the two
     outermost rows and columns of either image they are made of mirrored pixels too, which biases a warp by as
@@ -258,7 +258,7 @@ def _estimate(
     iterations: jax.Array,
     tolerance: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Parameters [N, k], correlation, iterations and convergence [N] for grey images [N, H, W]."""
+    """Parameters [N, k], correlation, iterations and convergence [N] for gray images [N, H, W]."""
     frame = frame_of(images.shape[1], images.shape[2], sizes, images.dtype)
     pyramid = [((images, templates, *masks), frame)]
     for _ in range(settings.levels - 1):

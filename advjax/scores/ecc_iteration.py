@@ -58,11 +58,11 @@ class _Slot(NamedTuple):
 
 
 def _points(settings: Settings, frame: Frame, parameters: jax.Array) -> tuple[jax.Array, ...]:
-    """Normalised x, y of the template's pixels, x', y' and 1/denominator of their images; column, row of them."""
+    """Normalized x, y of the template's pixels, x', y' and 1/denominator of their images; column, row of them."""
     x, y = pixel_grid(frame.height, frame.width, parameters.dtype)
-    x, y = (x - frame.centre_x) / frame.scale, (y - frame.centre_y) / frame.scale
+    x, y = (x - frame.center_x) / frame.scale, (y - frame.center_y) / frame.scale
     x_new, y_new, inverse = project(motion_matrix(parameters, settings.motion), x, y)
-    column, row = x_new * frame.scale + frame.centre_x, y_new * frame.scale + frame.centre_y
+    column, row = x_new * frame.scale + frame.center_x, y_new * frame.scale + frame.center_y
     return x, y, x_new, y_new, inverse, column, row
 
 
@@ -97,7 +97,7 @@ def gram_matrix(
     return chain.T @ gram @ chain
 
 
-def _centred(gram: jax.Array) -> tuple[jax.Array, ...]:
+def _centered(gram: jax.Array) -> tuple[jax.Array, ...]:
     """Q, a, b, <i, i>, <i, t>, <t, t> with every row at zero mean over the valid pixels."""
     k = gram.shape[0] - 3
     mean = gram[-1, :-1] / jnp.maximum(gram[-1, -1], 1)
@@ -106,7 +106,7 @@ def _centred(gram: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def _correlation(gram: jax.Array) -> jax.Array:
-    *_, ii, it, tt = _centred(gram)
+    *_, ii, it, tt = _centered(gram)
     least = _LEAST_VARIANCE * gram[-1, -1]
     contrast = (ii > least) & (tt > least)
     return jnp.clip(jnp.where(contrast, it / jnp.sqrt(jnp.where(contrast, ii * tt, 1)), 0), -1, 1)
@@ -114,7 +114,7 @@ def _correlation(gram: jax.Array) -> jax.Array:
 
 def optimality(gram: jax.Array) -> tuple[jax.Array, jax.Array]:
     """b / <t, i> - a / ||i||^2, the slope of log(correlation), 0 where the iteration rests; the correlation."""
-    _, a, b, ii, it, _ = _centred(gram)
+    _, a, b, ii, it, _ = _centered(gram)
     least = _LEAST_VARIANCE * gram[-1, -1]
     usable = (ii > least) & (jnp.abs(it) > least)
     slope = b / jnp.where(usable, it, 1) - a / jnp.where(usable, ii, 1)
@@ -123,7 +123,7 @@ def optimality(gram: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _step(gram: jax.Array) -> jax.Array:
     """The forward-additive step Q^-1 (lambda b - a)."""
-    q, a, b, ii, it, _ = _centred(gram)
+    q, a, b, ii, it, _ = _centered(gram)
     ridge = _RIDGE * jnp.trace(q) / len(q) + 1e-12
     factor = jnp.linalg.cholesky(q + ridge * jnp.eye(len(q), dtype=q.dtype))
     q_a, q_b = jax.scipy.linalg.cho_solve((factor, True), jnp.stack([a, b], -1)).T

@@ -38,7 +38,7 @@ def prepare(
     image_mask: jax.Array | None,
     template_mask: jax.Array | None,
 ) -> Pixels:
-    """Blurred and centered, with all that says how far a pixel can be trusted, from grey [H, W].
+    """Blurred and centered, with all that says how far a pixel can be trusted, from gray [H, W].
 
     Flatness, in [0, 1]: a flat border, as around a digit, goes on beyond the picture as its mirror does. Validity:
     0 where a mask has hidden a part of what the value is made of.

@@ -1,6 +1,6 @@
 """Distances between an image and its perturbed version, image by image.
 
-Of floats, or of pixels as a file holds them, uint8 or uint16: then in grey levels, and the differences are exact,
+Of floats, or of pixels as a file holds them, uint8 or uint16: then in gray levels, and the differences are exact,
 where those of k / 255 are rounded. Half precision is computed, and returned, in float32.
 """
 
@@ -50,7 +50,7 @@ def _difference(perturbed: jax.Array, original: jax.Array) -> jax.Array:
 def l0(perturbed: jax.Array, original: jax.Array) -> jax.Array:
     """Number of pixel positions at which any channel differs: |{(i, j) : x~_ij != x_ij}|.
 
-    A colour pixel counts once however many of its channels moved, as in one-pixel attacks.
+    A color pixel counts once however many of its channels moved, as in one-pixel attacks.
 
     Args:
       perturbed: x~, floats, uint8 or uint16 [..., H, W, C].
@@ -94,7 +94,7 @@ def l2(perturbed: jax.Array, original: jax.Array) -> jax.Array:
 def l2_per_pixel(perturbed: jax.Array, original: jax.Array) -> jax.Array:
     """Root mean square difference, sqrt(mean((x~ - x)^2)) over H, W and C: [..., H, W, C] -> [...].
 
-    The "L2 norm per pixel" of Rozsa et al. (Szegedy's distortion), in image units: grey levels for uint8.
+    The "L2 norm per pixel" of Rozsa et al. (Szegedy's distortion), in image units: gray levels for uint8.
 
     >>> import jax.numpy as jnp
     >>> float(l2_per_pixel(jnp.full((2, 2, 1), 0.5), jnp.zeros((2, 2, 1))))

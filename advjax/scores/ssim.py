@@ -206,10 +206,10 @@ def _band(side: int, padding: str) -> np.ndarray:
     half = WINDOW // 2
     window = np.exp(-0.5 * (np.arange(-half, half + 1) / _SIGMA) ** 2)
     window /= window.sum()
-    centres = np.arange(half, side - half) if padding == "valid" else np.arange(side)
-    taps = centres[:, None] + np.arange(-half, half + 1)[None, :]
+    centers = np.arange(half, side - half) if padding == "valid" else np.arange(side)
+    taps = centers[:, None] + np.arange(-half, half + 1)[None, :]
     taps = np.where(taps < 0, -taps - 1, taps)
     taps = np.where(taps >= side, 2 * side - 1 - taps, taps)
-    band = np.zeros((len(centres), side))
-    np.add.at(band, (np.arange(len(centres))[:, None], taps), window[None, :])
+    band = np.zeros((len(centers), side))
+    np.add.at(band, (np.arange(len(centers))[:, None], taps), window[None, :])
     return band

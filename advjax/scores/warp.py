@@ -1,4 +1,4 @@
-"""Plane motions and the sampling of images under them: parametrisation, bilinear interpolation, pixel grids."""
+"""Plane motions and the sampling of images under them: parametrization, bilinear interpolation, pixel grids."""
 
 from typing import Literal, NamedTuple
 
@@ -35,7 +35,7 @@ _POINTS_PER_PRODUCT = 1024
 
 
 class Frame(NamedTuple):
-    """Normalised coordinates of a pixel grid: X = (x - centre_x) / scale, near [-1, 1].
+    """Normalized coordinates of a pixel grid: X = (x - center_x) / scale, near [-1, 1].
 
     One scale serves both axes, so a rotation here is a rotation of pixels. In raw pixel coordinates the
     perspective columns of the Jacobian exceed the others some 1e4 times: too much for float32.
@@ -48,8 +48,8 @@ class Frame(NamedTuple):
     width: int
     rows: int | jax.Array
     columns: int | jax.Array
-    centre_y: float | jax.Array
-    centre_x: float | jax.Array
+    center_y: float | jax.Array
+    center_x: float | jax.Array
     scale: float | jax.Array
 
     @property
@@ -70,14 +70,14 @@ class Frame(NamedTuple):
             (self.width + 1) // 2,
             (self.rows + 1) // 2,
             (self.columns + 1) // 2,
-            (self.centre_y - 0.5) / 2,
-            (self.centre_x - 0.5) / 2,
+            (self.center_y - 0.5) / 2,
+            (self.center_x - 0.5) / 2,
             self.scale / 2,
         )
 
     def to_pixels(self) -> jax.Array:
         """[3, 3] matrix taking (X, Y, 1) to pixel coordinates (x, y, 1)."""
-        return jnp.array([[self.scale, 0, self.centre_x], [0, self.scale, self.centre_y], [0, 0, 1]])
+        return jnp.array([[self.scale, 0, self.center_x], [0, self.scale, self.center_y], [0, 0, 1]])
 
     def inside(self, inset: int = 0) -> jax.Array | np.ndarray:
         """Which pixels of the array belong to the picture and lie `inset` from its border: bool [H, W]."""
@@ -86,7 +86,7 @@ class Frame(NamedTuple):
 
 
 def frame_of(height: int, width: int, sizes: jax.Array | None = None, dtype: DTypeLike = float) -> Frame:
-    """The frame with 0 at the picture's centre and its longer side spanning [-1, 1].
+    """The frame with 0 at the picture's center and its longer side spanning [-1, 1].
 
     Args:
         height, width: of the arrays.
@@ -96,8 +96,8 @@ def frame_of(height: int, width: int, sizes: jax.Array | None = None, dtype: DTy
     if sizes is None:
         return Frame(height, width, height, width, (height - 1) / 2, (width - 1) / 2, max(height, width) / 2)
     rows, columns = sizes.T
-    centre_y, centre_x, scale = jnp.stack([rows - 1, columns - 1, jnp.maximum(rows, columns)]).astype(dtype) / 2
-    return Frame(height, width, rows, columns, centre_y, centre_x, scale)
+    center_y, center_x, scale = jnp.stack([rows - 1, columns - 1, jnp.maximum(rows, columns)]).astype(dtype) / 2
+    return Frame(height, width, rows, columns, center_y, center_x, scale)
 
 
 def motion_matrix(parameters: jax.Array, motion: Motion) -> jax.Array:
@@ -154,7 +154,7 @@ def sample(
     Points outside take the nearest border value. `values` may hold many images one after the other, this
     one from pixel `first` on: so a batch is read in place, whichever of its images is wanted.
 
-    "gather" reads the four neighbours: the fastest on CPU and GPU. "matmul" is the product of the two hat
+    "gather" reads the four neighbors: the fastest on CPU and GPU. "matmul" is the product of the two hat
     functions max(0, 1 - |y - i|) and max(0, 1 - |x - j|) with the image, H W C multiplications a point
     instead of 4 C but no indexing: for accelerators on which a gather is slow.
     """

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from advjax.attacks import Fault, image_faults
-from advjax.attacks.constraints import Quantise
+from advjax.attacks.constraints import Quantize
 from advjax.command import ExplainedError
 from advjax.data.transforms import to_float
 from advjax.value import walk
@@ -27,7 +27,7 @@ class Faults(NamedTuple):
     Attributes:
         not_finite: images that hold NaN or infinity.
         out_of_range: others that leave [0, 1]. An attack would clip them in silence.
-        off_grid: others between the levels of the attack's `Quantise`. It would round them in silence.
+        off_grid: others between the levels of the attack's `Quantize`. It would round them in silence.
         unknown_label: labels that are no class of the network.
     """
 
@@ -63,7 +63,7 @@ def faults_of(attack: Any, images: jax.Array, labels: jax.Array, classes: int) -
     """
     if images.dtype == jnp.uint8:
         unknown = _count((labels < 0) | (labels >= classes))
-        if all((part.levels - 1) % 255 == 0 for part in walk(attack) if isinstance(part, Quantise)):
+        if all((part.levels - 1) % 255 == 0 for part in walk(attack) if isinstance(part, Quantize)):
             return Faults(jnp.float32(0), jnp.float32(0), jnp.float32(0), unknown)
         images = to_float(images)
     bits = image_faults(attack, images, labels, classes)

@@ -130,7 +130,7 @@ PRESETS = {
 
 def region(config: Config, name: str) -> Any:
     """Which pixels an attack of the paper may change."""
-    broad = Broad(threshold=config.threshold, neighbours=config.neighbours)
+    broad = Broad(threshold=config.threshold, neighbors=config.neighbours)
     regions = {"standard": Standard(), "background": Background(), "exact": Exact(config.threshold), "broad": broad}
     return regions[name]
 

@@ -193,11 +193,11 @@ def test_rounding_loses_no_success(trained):
 
 def test_a_success_is_not_given_up_for_a_larger_lead_within_rounding_error():
     def growing(weights, images):
-        """The first pixel fools; then the second raises the lead, to what its large logits make rounding error."""
+        """The first pixel fools; then the second raises the margin, to what its large logits make rounding error."""
         first, second = images[:, 0, 0, 0], images[:, 0, 1, 0]
-        lead = first - 0.5 + jnp.where(first > 0.6, 0.3 * second, 0.0)
+        margin = first - 0.5 + jnp.where(first > 0.6, 0.3 * second, 0.0)
         shift = jnp.where(second > 0.7, weights, 0.0)
-        return jnp.stack([shift, shift + lead], axis=-1)
+        return jnp.stack([shift, shift + margin], axis=-1)
 
     images, label = jnp.full((1, 1, 2, 1), 102 / 255, jnp.float32), jnp.zeros(1, jnp.int32)
     result = perturb(apgd(0.5, steps=5, random_start=False), from_function(growing, jnp.float32(4e6)), images, label)

@@ -21,8 +21,8 @@ from advjax import (
     stack,
 )  # fmt: skip
 from advjax.attacks import (
+    All,
     BestOf,
-    Both,
     Box,
     Chain,
     CrossEntropy,
@@ -31,7 +31,7 @@ from advjax.attacks import (
     LinfBall,
     Margin,
     Move,
-    Quantise,
+    Quantize,
     Repeat,
     Sign,
     Targeted,
@@ -212,7 +212,7 @@ def test_hard_positive_scales_the_continuous_perturbation(problem):
         classifier(x), labels).sum())(images))  # fmt: skip
     ray = gradient / np.abs(gradient).max((1, 2, 3), keepdims=True)
     exact = np.asarray(images) + np.asarray(hard.scale)[:, None, None, None] * ray
-    # To the grey level, but where float error may round to the next one. The rounded difference of the minimal image,
+    # To the gray level, but where float error may round to the next one. The rounded difference of the minimal image,
     # scaled, would be a level off for a fifth of the pixels.
     sure = np.abs(exact * 255 % 1 - 0.5) > 1e-2
     assert sure.mean() > 0.95
@@ -343,9 +343,9 @@ def test_targeted_pgd_reaches_its_target(problem):
 def test_momentum_of_optax_is_a_direction(problem):
     classifier, images, labels = problem
     momentum = optax.trace(0.9)
-    allowed = Both((LinfBall(0.1), Box()))
+    allowed = All((LinfBall(0.1), Box()))
     move = Move(Margin(), Chain((momentum, Sign())), Fixed(0.02), allowed)
-    result = perturb(Finish(Repeat(move, 10), Quantise(256, "inward")), classifier, images, labels)
+    result = perturb(Finish(Repeat(move, 10), Quantize(256, "inward")), classifier, images, labels)
     gradient = jax.grad(lambda x: jnp.max(jnp.where(jax.nn.one_hot(labels, 5) > 0, -jnp.inf, classifier(x)), -1).sum()
                         - jnp.take_along_axis(classifier(x), labels[:, None], 1).sum())  # fmt: skip
     clean = np.asarray(images)

@@ -51,10 +51,10 @@ def with_pixel(value):
         (
             {"images": (IMAGES - np.float32(0.5)) / np.float32(0.25)},
             ValueError,
-            "got values from -2 to 2: they seem to be normalised; .* the model must normalise them inside itself",
+            "got values from -2 to 2: they seem to be normalized; .* the model must normalize them inside itself",
         ),
-        ({"images": IMAGES * np.float32(2) - 1}, ValueError, "got values from -1 to 1: they seem to be normalised"),
-        ({"images": IMAGES * np.float32(3)}, ValueError, "got values from 0 to 3: they seem to be normalised"),
+        ({"images": IMAGES * np.float32(2) - 1}, ValueError, "got values from -1 to 1: they seem to be normalized"),
+        ({"images": IMAGES * np.float32(3)}, ValueError, "got values from 0 to 3: they seem to be normalized"),
         ({"images": IMAGES * np.float32(65535)}, ValueError, "divide by 65535 first"),
         ({"images": with_pixel(np.nan)}, ValueError, "images must be finite .* got NaN or infinity"),
         ({"images": with_pixel(np.inf)}, ValueError, "images must be finite .* got NaN or infinity"),

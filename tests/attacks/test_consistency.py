@@ -17,7 +17,7 @@ WEIGHTS = linear_weights(0, 16)
 ASK = jax.jit(is_batch_dependent)
 
 
-class Normalised(nnx.Module):
+class Normalized(nnx.Module):
     """With batch statistics under a switch of its own name, so that it stays in training mode."""
 
     def __init__(self, dtype=jnp.float32):
@@ -83,7 +83,7 @@ def test_images_tied_together(name):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_batch_statistics(dtype):
-    model = Normalised(dtype)
+    model = Normalized(dtype)
     with jax.numpy_dtype_promotion("standard"):  # Flax asks for it in half precision
         assert ASK(from_nnx(model), IMAGES)
         assert not ASK(from_nnx(model, fitting=False), IMAGES)
@@ -101,8 +101,8 @@ def test_a_classifier_of_single_images_is_refused(model, message):
         perturb(fgs(0.1), from_function(model, WEIGHTS), IMAGES, LABELS)
 
 
-TRAINING = from_nnx(Normalised())
-EVALUATED = from_nnx(Normalised(), fitting=False)
+TRAINING = from_nnx(Normalized())
+EVALUATED = from_nnx(Normalized(), fitting=False)
 WARNING = "answers an image otherwise beside other images.*BatchNorm.*from_nnx"
 
 

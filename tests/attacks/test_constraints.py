@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from advjax.attacks import Both, Box, L1Ball, L2Ball, LinfBall, Quantise, Region, ball
+from advjax.attacks import All, Box, L1Ball, L2Ball, LinfBall, Pixels, Quantize, Within, ball
 from tests.models_for_tests import grid_images
 
 NORMS = {
@@ -69,14 +69,16 @@ def test_projections_are_the_nearest_points(norm):
 def test_grid_values_are_those_that_a_file_gives_bit_for_bit(levels):
     exact = np.arange(levels, dtype=np.float32) / np.float32(levels - 1)
     nudged = jnp.asarray(exact + np.float32(0.2 / levels))
-    for compiled in (jax.jit(Quantise(levels)), Quantise(levels)):
+    for compiled in (jax.jit(Quantize(levels)), Quantize(levels)):
         np.testing.assert_array_equal(np.asarray(compiled(nudged, nudged)), exact)
 
 
 @given(st.integers(0, 10_000), st.sampled_from(["linf", "l2", "l1"]), st.floats(0.0, 1.0, width=32))
+@example(0, "l1", 1e-45)
+@example(0, "l1", 1e-36)
 def test_rounding_inward_stays_in_ball_and_box(seed, norm, epsilon):
     candidate, origin = candidate_and_origin(seed, 0.2)
-    allowed = Both((ball(norm, epsilon), Box(), Quantise(256, "inward")))
+    allowed = All((ball(norm, epsilon), Box(), Quantize(256, "inward")))
     result = np.asarray(jax.jit(allowed)(candidate, origin))
     # A level is kept if the candidate is within 1e-4 of it: 1e-4/255 on each of 60 pixels.
     assert NORMS[norm](result - origin) <= epsilon * (1 + 1e-5) + 60 * 1e-4 / 255
@@ -87,14 +89,14 @@ def test_rounding_inward_stays_in_ball_and_box(seed, norm, epsilon):
 
 def test_inward_rounding_keeps_a_radius_of_whole_levels():
     origin = np.arange(0, 240, dtype=np.float32).reshape(12, 20, 1) / np.float32(255)
-    moved = jax.jit(Both((LinfBall(8 / 255), Quantise(256, "inward"))))(jnp.asarray(origin + 1), jnp.asarray(origin))
+    moved = jax.jit(All((LinfBall(8 / 255), Quantize(256, "inward"))))(jnp.asarray(origin + 1), jnp.asarray(origin))
     np.testing.assert_array_equal(np.round(np.asarray(moved) * 255), np.round(origin * 255) + 8)
 
 
 def test_region_keeps_the_origins_bits_outside():
     candidate, origin = candidate_and_origin(0)
     mask = np.random.default_rng(2).integers(0, 2, (4, 5, 1))
-    result = np.asarray(Region(mask)(candidate, origin))
+    result = np.asarray(Within(Pixels(mask))(candidate, origin))
     inside = np.broadcast_to(mask == 1, result.shape)
     np.testing.assert_array_equal(result, np.where(inside, candidate, origin))
 
@@ -118,6 +120,6 @@ def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match='norm must be "linf", "l2" or "l1"'):
         ball("l3", 0.1)
     with pytest.raises(ValueError, match="levels must be an integer from 2 to 1024"):
-        Quantise(1)
+        Quantize(1)
     with pytest.raises(ValueError, match="rounding must be"):
-        Quantise(256, "up")
+        Quantize(256, "up")

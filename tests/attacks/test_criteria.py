@@ -63,10 +63,10 @@ def test_a_verdict_is_beyond_the_rounding_error_of_the_two_that_are_compared(log
     assert bool(Misclassified()(given[::-1], jnp.int32(len(logits) - 1))) == met
 
 
-def test_a_lead_is_that_of_the_target_over_all_others_and_of_none_where_it_is_the_label():
+def test_a_margin_is_that_of_the_target_over_all_others_and_of_none_where_it_is_the_label():
     logits = jnp.array([1.0, 4.0, 2.0])
-    assert [float(Misclassified().lead(logits, jnp.int32(label))) for label in range(3)] == [3, -2, 2]
-    assert [float(TargetReached(t).lead(logits, jnp.int32(0))) for t in range(3)] == [-np.inf, 2, -2]
+    assert [float(Misclassified().margin(logits, jnp.int32(label))) for label in range(3)] == [3, -2, 2]
+    assert [float(TargetReached(t).margin(logits, jnp.int32(0))) for t in range(3)] == [-np.inf, 2, -2]
     assert not TargetReached(1)(logits, jnp.int32(1))
 
 
@@ -131,8 +131,8 @@ def test_a_masked_class_or_an_offset_changes_no_result(attack):
     for offset in () if attack == hot_cold(1) else (1e5, -1e5):
         result = attacked(masked_classifier(-90.0, offset))
         # All but those that lead by no more than float32's steps of 1/128 at 1e5 allow.
-        lead = jax.vmap(Misclassified().lead)(PLAIN(plain.image), LABELS)
-        sure = (np.abs(lead) > 0.1) | (np.asarray(plain.scale) > 0)
+        margin = jax.vmap(Misclassified().margin)(PLAIN(plain.image), LABELS)
+        sure = (np.abs(margin) > 0.1) | (np.asarray(plain.scale) > 0)
         np.testing.assert_array_equal(np.asarray(result.success)[sure], np.asarray(plain.success)[sure])
 
 

@@ -66,12 +66,12 @@ def test_the_result_of_a_users_jit_carries_them(jitted):
     assert "faults" not in good.summary()
 
 
-def test_normalised_images_do_not_pass_in_silence(jitted):
-    normalised = (GOOD - GOOD.mean()) / GOOD.std()
-    with pytest.raises(ValueError, match="images that are normalised by mean and standard deviation"):
-        jitted(normalised, LABELS).check()
-    with pytest.raises(ValueError, match="they seem to be normalised"):
-        perturb(fgs(0.1), CLASSIFIER, normalised, LABELS)
+def test_normalized_images_do_not_pass_in_silence(jitted):
+    normalized = (GOOD - GOOD.mean()) / GOOD.std()
+    with pytest.raises(ValueError, match="images that are normalized by mean and standard deviation"):
+        jitted(normalized, LABELS).check()
+    with pytest.raises(ValueError, match="they seem to be normalized"):
+        perturb(fgs(0.1), CLASSIFIER, normalized, LABELS)
 
 
 def test_levels_between_the_grid_do_not_pass_in_silence():

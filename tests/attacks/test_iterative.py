@@ -9,7 +9,7 @@ from advjax import fgs, from_function, hot_cold, perturb, pgd, stack
 from advjax.attacks import (
     L1,
     L2,
-    Both,
+    All,
     Boundary,
     Box,
     CrossEntropy,
@@ -150,7 +150,7 @@ def test_the_boundary_of_a_linear_model_is_the_closed_form(norm, shape, batch):
     images = (images + np.multiply.outer(shift, slope.reshape(shape))).astype(np.float32)
     classifier = from_function(linear, {"w": jnp.asarray(w, jnp.float32), "b": jnp.zeros(2)})
     ray = {"linf": Sign(), "l2": L2(), "l1": L1()}[norm]
-    attack = Move(CrossEntropy(), ray, Boundary(), Both((Box(),)))
+    attack = Move(CrossEntropy(), ray, Boundary(), All((Box(),)))
     result = perturb(attack, classifier, jnp.asarray(images), jnp.zeros(batch, jnp.int32))
     assert np.all(result.success)
     np.testing.assert_allclose(getattr(result, norm), distances, rtol=0.01)
@@ -187,15 +187,15 @@ def test_targeted_restarts_keep_the_image_nearest_to_the_target():
     labels = classifier(images).argmax(-1)
     targets = (labels + 1) % 5
 
-    def lead(restarts):
+    def margin(restarts):
         attack = targeted(pgd(0.15, step_size=0.05, steps=3, restarts=restarts), targets)
         logits = np.array(classifier(perturb(attack, classifier, images, labels, jax.random.key(0)).image))
         own = np.take_along_axis(logits, np.asarray(targets)[:, None], 1)[:, 0]
         np.put_along_axis(logits, np.asarray(targets)[:, None], -np.inf, 1)
         return own - logits.max(1)
 
-    assert np.all(lead(6) >= lead(1) - 1e-6)
-    assert np.any(lead(6) > lead(1))
+    assert np.all(margin(6) >= margin(1) - 1e-6)
+    assert np.any(margin(6) > margin(1))
 
 
 def test_targeted_takes_every_attack_with_an_objective():

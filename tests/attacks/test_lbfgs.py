@@ -44,7 +44,7 @@ def test_each_minimum_is_that_of_scipy():
     @jax.jit
     def ours(image, target, c):
         problem = Problem(logits_of, image, target, logits_of(image))
-        return attack._minimise(problem, target, c).image
+        return attack._minimize(problem, target, c).image
 
     for image, target, c in zip(corners(0), (0, 1, 2, 3, 4, 0), np.float32([0.1, 0.3, 1, 3, 10, 30]), strict=True):
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from advjax import fgs, from_function, perturb
-from advjax.attacks import Both, Box, CrossEntropy, Finish, Fixed, LinfBall, Move, PassAtLeast, Quantise, Repeat, Sign
+from advjax.attacks import All, Box, CrossEntropy, Finish, Fixed, LinfBall, Move, PassAtLeast, Quantize, Repeat, Sign
 from advjax.scores import pass_score
 from tests.models_for_tests import convolutional, convolutional_weights
 
@@ -20,7 +20,7 @@ def images():
     return jnp.asarray(np.round(127 + 100 * np.stack(waves))[..., None] / 255, jnp.float32)
 
 
-@pytest.mark.parametrize("grid", [Quantise(256, "inward"), None])
+@pytest.mark.parametrize("grid", [Quantize(256, "inward"), None])
 def test_the_result_holds_and_lies_on_the_ray(images, grid):
     noise = np.random.default_rng(0).choice([-1, 1], images.shape)
     candidates = jnp.clip(
@@ -52,7 +52,7 @@ def test_an_attack_that_looks_too_different_has_failed(images):
 
 def test_inside_the_steps_of_an_attack(images):
     labels = CLASSIFIER(images).argmax(-1)
-    allowed = Both((LinfBall(0.2), Box(), PassAtLeast(0.95, steps=6)))
+    allowed = All((LinfBall(0.2), Box(), PassAtLeast(0.95, steps=6)))
     attack = Repeat(Move(CrossEntropy(), Sign(), Fixed(0.05), allowed), 4)
     result = perturb(attack, CLASSIFIER, images, labels)
     assert np.all(np.asarray(pass_score(result.image, images).score) >= 0.95 - 1e-6)

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from advjax import from_function, perturb
-from advjax.attacks import Background, Broad, Exact, Localise, Standard, localized_pgd, named_region, pgd
+from advjax.attacks import Background, Broad, Exact, Standard, Within, localized_pgd, named_region, pgd
 from tests.models_for_tests import convolutional, convolutional_weights, grid_images
 
 CLASSIFIER = from_function(convolutional, convolutional_weights())
@@ -24,7 +24,7 @@ def digits(seed, shape=(12, 8, 8, 1)):
     return np.where(images < 0.6, np.float32(0), images)
 
 
-def region_of(name, image, neighbours=8):
+def region_of(name, image, neighbors=8):
     """The same by NumPy and SciPy: image [H, W, C] -> bool [H, W, 1]."""
     digit = (image > 0).any(-1)
     if name == "standard":
@@ -35,7 +35,7 @@ def region_of(name, image, neighbours=8):
         alterable[height // 2 - 3 : height // 2 + 3, width // 2 - 3 : width // 2 + 3] = False
         return alterable[..., None]
     if name == "broad":
-        structure = ndimage.generate_binary_structure(2, 2 if neighbours == 8 else 1)
+        structure = ndimage.generate_binary_structure(2, 2 if neighbors == 8 else 1)
         digit = ndimage.binary_dilation(digit, structure)
     return ~digit[..., None]
 
@@ -48,7 +48,7 @@ def test_regions_are_those_of_scipy(levels):
     image = levels / np.float32(255)
     for name in ("standard", "background", "exact", "broad"):
         np.testing.assert_array_equal(alterable(named_region(name), image), region_of(name, image))
-    np.testing.assert_array_equal(alterable(Broad(neighbours=4), image), region_of("broad", image, 4))
+    np.testing.assert_array_equal(alterable(Broad(neighbors=4), image), region_of("broad", image, 4))
 
 
 def test_the_middle_36_pixels_of_a_digit_are_rows_and_columns_11_to_16():
@@ -94,20 +94,20 @@ def test_everywhere_is_pgd_with_the_same_draws():
     local = perturb(localized_pgd("standard", EPSILON, **options), CLASSIFIER, clean, labels, key)
     plain = perturb(pgd(EPSILON, **options), CLASSIFIER, clean, labels, key)
     np.testing.assert_array_equal(local.image, plain.image)
-    np.testing.assert_array_equal(Localise(Standard())(local.image[0], clean[0]), local.image[0])
+    np.testing.assert_array_equal(Within(Standard())(local.image[0], clean[0]), local.image[0])
 
 
 @pytest.mark.parametrize(
     ("build", "error", "message"),
     [
-        (lambda: localized_pgd("centre", 0.3, step_size=0.1, steps=2), ValueError, "region must be one of standard,"),
+        (lambda: localized_pgd("center", 0.3, step_size=0.1, steps=2), ValueError, "region must be one of standard,"),
         (lambda: localized_pgd(0.3, 0.3, step_size=0.1, steps=2), TypeError, "region must be a name or a region"),
         (
             lambda: localized_pgd("exact", 0.3, step_size=0.1, steps=2, localize="before"),
             ValueError,
             'localize must be "after" or "inside"',
         ),
-        (lambda: Broad(neighbours=6), ValueError, "neighbours must be 4 or 8"),
+        (lambda: Broad(neighbors=6), ValueError, "neighbors must be 4 or 8"),
         (lambda: Background(-1), ValueError, "size must be an integer of 0 or more"),
     ],
 )

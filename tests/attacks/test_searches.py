@@ -79,7 +79,7 @@ def test_nothing_found_returns_the_start_and_says_so():
     found = search(Boundary(), lambda s: s < -1)
     assert not found.found
     assert found.image == 0
-    # 17 doublings to 1e5 grey levels, and 16 more from 1.5.
+    # 17 doublings to 1e5 gray levels, and 16 more from 1.5.
     assert 30 <= found.calls <= 36
 
 
@@ -100,8 +100,8 @@ def test_fixed_goes_epsilon_far_without_asking():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Fixed(-0.1), "epsilon must be a finite number of 0 or more.* got -0.1"),
-        (lambda: Fixed(np.inf), "epsilon must be a finite number of 0 or more.* got inf"),
+        (lambda: Fixed(-0.1), "step_size must be a finite number of 0 or more.* got -0.1"),
+        (lambda: Fixed(np.inf), "step_size must be a finite number of 0 or more.* got inf"),
         (lambda: Boundary(-1.0), "factor must be a finite number of 0 or more"),
         (lambda: Boundary(np.inf), "factor must be a finite number of 0 or more"),
         (lambda: Boundary(start=0.0), "start and maximum must be"),

@@ -18,7 +18,7 @@ sides = st.integers(1, 60)
 
 
 def photograph(height, width, channels=3, seed=0):
-    """Smooth colours with noise, uint8."""
+    """Smooth colors with noise, uint8."""
     rng = np.random.default_rng(seed)
     smooth = np.linspace(0, 200, height * width * channels).reshape(height, width, channels)
     return (smooth + rng.integers(0, 56, smooth.shape)).astype(np.uint8)
@@ -42,7 +42,7 @@ def test_shrinking_averages_what_plain_bilinear_would_skip():
     assert abs(resize(stripes, (8, 8))[:, 1:-1].astype(int) - 127).max() <= 2
 
 
-def test_grey_images_keep_their_channel():
+def test_gray_images_keep_their_channel():
     assert resize(photograph(10, 12, 1), (5, 6)).shape == (5, 6, 1)
     assert CenterCrop((4, 4), 5)({"image": photograph(10, 12, 1)})["image"].shape == (4, 4, 1)
 
@@ -110,7 +110,7 @@ def test_every_kind_of_picture_becomes_rgb(mode):
     assert (pixels.shape, pixels.dtype) == ((12, 16, 3), np.uint8)
 
 
-def test_a_cmyk_jpeg_keeps_its_colours():
+def test_a_cmyk_jpeg_keeps_its_colors():
     red = Image.new("RGB", (16, 16), (200, 30, 40)).convert("CMYK")
     assert abs(decode(encoded(red, "JPEG", quality=95), "red").astype(int) - [200, 30, 40]).max() <= 6
 

@@ -14,13 +14,13 @@ samples = pytest.mark.skipif(
 )
 
 
-def picture(grey, size=(20, 30)):
-    return Image.new("RGB", (size[1], size[0]), (grey, grey, grey))
+def picture(gray, size=(20, 30)):
+    return Image.new("RGB", (size[1], size[0]), (gray, gray, gray))
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Ten one-coloured images in four class folders; the grey level is 10 times the label plus the number."""
+    """Ten one-colored images in four class folders; the gray level is 10 times the label plus the number."""
     for label, (name, count) in enumerate(CLASSES.items()):
         (tmp_path / name).mkdir()
         for number in range(count):
@@ -123,8 +123,8 @@ def test_files_are_taken_as_torchvision_does_and_hidden_ones_are_not(folder, tmp
     picture(99).save(folder / "bee" / ".ipynb_checkpoints" / "0-checkpoint.png")
     images = image_folder(folder)
     assert images.classes == ("ant", "bee", "cow", "dog", "eel")
-    greys = images.in_memory(CROP).images[:, 0, 0, 0]
-    np.testing.assert_array_equal(greys, [0, 1, 2, 4, 5, 10, 20, 21, 22, 23, 30, 31, 50, 50, 51])
+    grays = images.in_memory(CROP).images[:, 0, 0, 0]
+    np.testing.assert_array_equal(grays, [0, 1, 2, 4, 5, 10, 20, 21, 22, 23, 30, 31, 50, 50, 51])
     hidden = images.take(np.array([1])).skipped["hidden, or of the system"]
     assert hidden == (".ipynb_checkpoints", "__MACOSX", "bee/._0.png", "bee/.ipynb_checkpoints")
     assert images.skipped["of a suffix that is not read"] == ("README.txt", "ant/notes.txt")

@@ -33,8 +33,8 @@ def _by_the_formula(generator, i):
     along_x = ndimage.gaussian_filter(image, 1.0, order=(0, 1), mode="constant")
     along_y = ndimage.gaussian_filter(image, 1.0, order=(1, 0), mode="constant")
     moved = image + alpha * (generator.fields[k1] * along_x - generator.fields[k2] * along_y)
-    grey = np.trunc(np.clip(moved, 0, 255) + 1e-3)
-    return ndimage.shift(grey, (k1 % 9 // 3 - 1, k1 % 3 - 1), order=0), int(generator.labels[a])
+    gray = np.trunc(np.clip(moved, 0, 255) + 1e-3)
+    return ndimage.shift(gray, (k1 % 9 // 3 - 1, k1 % 3 - 1), order=0), int(generator.labels[a])
 
 
 def test_images_follow_the_formula(generator):
@@ -81,7 +81,7 @@ def test_fields_are_smooth_of_unit_size_and_drawn_by_the_key(generator):
     assert fields.shape == (1522, 28, 28)
     np.testing.assert_allclose(np.sqrt(np.mean(fields**2, (1, 2))), 1, rtol=1e-5)
     assert np.abs(np.mean(fields)) < 0.05  # no direction is preferred
-    assert np.mean(np.diff(fields, axis=2) ** 2) < 0.1  # neighbours move together
+    assert np.mean(np.diff(fields, axis=2) ** 2) < 0.1  # neighbors move together
     again, other = (
         infimnist_like(DIGITS.images[:1], DIGITS.labels[:1], jax.random.key(seed)).fields for seed in (0, 1)
     )

@@ -11,7 +11,7 @@ from advjax.data.crops import decode
 from advjax.data.pictures import peek, read_picture
 
 RNG = np.random.default_rng(0)
-GREY = RNG.integers(0, 256, (6, 8), np.uint8)
+GRAY = RNG.integers(0, 256, (6, 8), np.uint8)
 COLOR = RNG.integers(0, 256, (6, 8, 3), np.uint8)
 DEEP = RNG.integers(0, 65536, (6, 8), np.uint16)
 DEEP_COLOR = RNG.integers(0, 65536, (6, 8, 3), np.uint16)
@@ -73,9 +73,9 @@ YCBCR = Image.fromarray(COLOR).convert("YCbCr")
 OPAQUE = np.full((6, 8, 1), 255, np.uint8)
 
 READ = {
-    "1": (encoded(Image.fromarray(GREY > 99), "PNG"), (GREY > 99) * 255, 255),
-    "L": (encoded(Image.fromarray(GREY), "PNG"), GREY, 255),
-    "L, WhiteIsZero": (tiff(GREY, 8, photometric=0), 255 - GREY, 255),
+    "1": (encoded(Image.fromarray(GRAY > 99), "PNG"), (GRAY > 99) * 255, 255),
+    "L": (encoded(Image.fromarray(GRAY), "PNG"), GRAY, 255),
+    "L, WhiteIsZero": (tiff(GRAY, 8, photometric=0), 255 - GRAY, 255),
     "P": (encoded(PALETTE, "GIF"), rgb(PALETTE), 255),
     "RGB": (encoded(Image.fromarray(COLOR), "PNG"), COLOR, 255),
     "WebP": (encoded(Image.fromarray(COLOR), "WEBP", lossless=True), COLOR, 255),
@@ -85,7 +85,7 @@ READ = {
         255,
     ),
     "opaque RGBA": (encoded(Image.fromarray(np.concatenate([COLOR, OPAQUE], -1)), "PNG"), COLOR, 255),
-    "opaque LA": (encoded(Image.fromarray(GREY).convert("LA"), "PNG"), GREY, 255),
+    "opaque LA": (encoded(Image.fromarray(GRAY).convert("LA"), "PNG"), GRAY, 255),
     "CMYK": (encoded(CMYK, "TIFF"), rgb(CMYK), 255),
     "YCbCr": (encoded(YCBCR, "TIFF"), rgb(YCBCR), 255),
     "I;16 PNG": (encoded(Image.fromarray(DEEP), "PNG"), DEEP, 65535),
@@ -118,7 +118,7 @@ def test_pixels_are_those_stored(kind):
     assert np.abs(eight - expected * (255 / white)).max() <= 0.5 + 1e-4
 
 
-def test_a_grey_ramp_of_16_bits_is_no_white_field():
+def test_a_gray_ramp_of_16_bits_is_no_white_field():
     ramp = np.linspace(0, 57200, 48).reshape(6, 8).astype(np.uint16)
     found = decode(encoded(Image.fromarray(ramp), "PNG"), "ramp")
     assert found.mean() == pytest.approx(111.3, abs=0.1)
@@ -175,8 +175,8 @@ def test_color_that_pillow_cuts_is_known_as_cut(make, exact):
         (encoded(Image.fromarray(DEEP.astype(np.int32)), "TIFF"), "signed 32-bit integers (mode I)"),
         (tiff(DEEP.astype(np.uint32), 32), "32-bit integers (mode I)"),
         (tiff(DEEP.astype(np.int16), 16, 2), "signed 16-bit integers"),
-        (tiff(GREY.astype(np.int8), 8, 2), "signed 8-bit integers (mode L)"),
-        (tiff(GREY[:, :6], 12), "12 bits a channel (mode I;16)"),
+        (tiff(GRAY.astype(np.int8), 8, 2), "signed 8-bit integers (mode L)"),
+        (tiff(GRAY[:, :6], 12), "12 bits a channel (mode I;16)"),
         (tiff(DEEP_COLOR, 16, planar=2), "16-bit color in separate planes"),
         (encoded(Image.fromarray(255 * FLOATS), "TIFF"), "floats (mode F) in ["),
         (encoded(Image.fromarray(FLOATS - np.float32(0.5)), "TIFF"), "floats (mode F) in [-0."),
@@ -211,7 +211,7 @@ def test_pictures_are_turned_upright(kind, orientation):
     assert np.abs(picture.pixels.astype(int) - upright)[2:6, 10:14].max() < 32
 
 
-def test_16_bit_grey_is_turned_too():
+def test_16_bit_gray_is_turned_too():
     exif = Image.Exif()
     exif[0x0112] = 6
     picture = read_picture(encoded(Image.fromarray(np.rot90(DEEP)), "PNG", exif=exif))
@@ -233,9 +233,9 @@ def with_alpha(alpha):
         (encoded(with_alpha(255), "PNG"), False),
         (encoded(with_alpha(254), "PNG"), True),
         (encoded(PALETTE, "PNG", transparency=b"\xff\x80"), True),
-        (encoded(Image.fromarray(GREY), "PNG", transparency=int(GREY[0, 0])), True),
+        (encoded(Image.fromarray(GRAY), "PNG", transparency=int(GRAY[0, 0])), True),
         (encoded(Image.fromarray(DEEP), "PNG", transparency=int(DEEP[0, 0])), True),
-        (encoded(Image.fromarray(np.zeros_like(GREY)), "PNG", transparency=1), False),
+        (encoded(Image.fromarray(np.zeros_like(GRAY)), "PNG", transparency=1), False),
     ],
 )
 def test_transparent_pixels_are_known_and_keep_their_color(content, transparent):

@@ -353,7 +353,7 @@ def test_real_mnist():
     train, test = load("mnist", "train"), load("mnist", "test")
     assert train.images.shape == (60_000, 28, 28, 1)
     assert test.images.shape == (10_000, 28, 28, 1)
-    # The class counts and the mean grey level of the original files, whatever the stored order.
+    # The class counts and the mean gray level of the original files, whatever the stored order.
     assert np.bincount(train.labels).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert np.bincount(test.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert train.images.mean() == pytest.approx(33.3184, abs=1e-4)

@@ -143,7 +143,7 @@ def test_masked_classes_and_offsets_hide_no_success(change):
     found = minimal_epsilon(classifier, fgs, (IMAGES, labels), maximum=0.5, steps=8, **OPTIONS)
     assert np.isfinite(found.epsilon).all()
     if change[0] == 0:
-        # The distance to where the two classes meet; pixels that are clipped, and grey levels, make it longer.
+        # The distance to where the two classes meet; pixels that are clipped, and gray levels, make it longer.
         exact = np.abs(logits[:, 0] - logits[:, 1]) / np.abs(weights["w"][:, 0] - weights["w"][:, 1]).sum()
         assert (found.epsilon >= exact - 1e-4).all()
         assert (found.epsilon <= 1.5 * exact + 2 / 255).all()

@@ -1,4 +1,4 @@
-"""Every form of a convolution equals XLA's own, for random configurations and for each recognised case."""
+"""Every form of a convolution equals XLA's own, for random configurations and for each recognized case."""
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +90,7 @@ def assert_configuration(configuration):
 LAYERS = {
     "lenet first": ((4, 12, 12, 1), (5, 5, 1, 20), 1, "VALID", 1, 1),
     "lenet second": ((4, 8, 8, 20), (5, 5, 20, 30), 1, "VALID", 1, 1),
-    "colour, strided": ((2, 15, 15, 3), (7, 7, 3, 8), 2, "SAME", 1, 1),
+    "color, strided": ((2, 15, 15, 3), (7, 7, 3, 8), 2, "SAME", 1, 1),
     "residual": ((2, 8, 8, 8), (3, 3, 8, 8), 1, "SAME", 1, 1),
     "residual, strided": ((2, 8, 8, 8), (3, 3, 8, 16), 2, "SAME", 1, 1),
     "one by one, strided": ((2, 8, 8, 8), (1, 1, 8, 16), 2, "SAME", 1, 1),

@@ -12,8 +12,8 @@ from advjax.fastcpu import accelerate
 CANONICAL = ("NHWC", "HWIO", "NHWC")
 
 
-class Colour(nnx.Module):
-    """Strided, batch normalised, overlapping max pool, average pool."""
+class Color(nnx.Module):
+    """Strided, batch normalized, overlapping max pool, average pool."""
 
     def __init__(self, rngs):
         self.first = nnx.Conv(3, 8, (5, 5), strides=2, rngs=rngs)
@@ -94,7 +94,7 @@ class ChannelsFirst(nnx.Module):
         return lax.conv(x, deeper, (1, 1), "VALID").mean((2, 3))
 
 
-MODELS = [Colour, Separable, Decoder, Residual, ChannelsFirst]
+MODELS = [Color, Separable, Decoder, Residual, ChannelsFirst]
 
 
 def loss_of(graphdef):
@@ -123,7 +123,7 @@ def test_gradients(model, rng):
 
 
 # The gradient outside makes batch groups: one model whose convolutions are plain, one with groups already.
-_OUTSIDE = [pytest.param(model, True, marks=pytest.mark.slow) for model in (Colour, Decoder, ChannelsFirst)]
+_OUTSIDE = [pytest.param(model, True, marks=pytest.mark.slow) for model in (Color, Decoder, ChannelsFirst)]
 
 
 @pytest.mark.parametrize(

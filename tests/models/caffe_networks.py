@@ -61,14 +61,14 @@ def pool(x, kernel, stride, pad=0, *, ceil=True):
     return np.stack([np.stack([padded[:, :, r, c].max((2, 3)) for c in rows], -1) for r in rows], 2)
 
 
-def grey_levels(images, mean, scale=1.0):
+def gray_levels(images, mean, scale=1.0):
     """[B, H, W, 3] in [0, 1], red first -> Caffe's input."""
     return (np.float64(images)[..., ::-1] * 255 - np.array(mean)).transpose(0, 3, 1, 2) * scale
 
 
 def vgg16(net, images, *, width, classes):
     """VGG_ILSVRC_16_layers_deploy.prototxt."""
-    x = grey_levels(images, (103.939, 116.779, 123.68))
+    x = gray_levels(images, (103.939, 116.779, 123.68))
     for stage, (depth, factor) in enumerate(((2, 1), (2, 2), (3, 4), (3, 8), (3, 8)), 1):
         for index in range(1, depth + 1):
             x = relu(net.conv(f"conv{stage}_{index}", x, factor * width, 3, pad=1, bias=True))
@@ -80,7 +80,7 @@ def vgg16(net, images, *, width, classes):
 
 def resnet(net, images, depths, *, width, classes, numbered, biased):
     """KaimingHe/deep-residual-networks: ResNet-50 letters its blocks and has a bias in conv1, the others do neither."""
-    x = net.conv("conv1", grey_levels(images, (103.06262, 115.902885, 123.15163)), width, 7, 2, 3, bias=biased)
+    x = net.conv("conv1", gray_levels(images, (103.06262, 115.902885, 123.15163)), width, 7, 2, 3, bias=biased)
     x = pool(relu(net.norm(("bn_conv1", "scale_conv1"), x)), 3, 2)
     for stage, depth in enumerate(depths, 2):
         for index in range(depth):
@@ -100,7 +100,7 @@ def resnet(net, images, depths, *, width, classes, numbered, biased):
 
 def senet(net, images, depths, *, width, classes, groups):
     """hujie-frank/SENet: SE-ResNet-50, or SENet-154 where the 3x3 convolutions have groups."""
-    x = grey_levels(images, (104, 117, 123))
+    x = gray_levels(images, (104, 117, 123))
 
     def unit(name, x, outputs, kernel, stride=1, group=1):
         x = net.conv(name, x, outputs, kernel, stride, kernel // 2, group=group)
@@ -130,7 +130,7 @@ def senet(net, images, depths, *, width, classes, groups):
 
 def densenet(net, images, depths, *, growth, classes):
     """shicai/DenseNet-Caffe."""
-    x = net.conv("conv1", grey_levels(images, (103.94, 116.78, 123.68), 0.017), 2 * growth, 7, 2, 3)
+    x = net.conv("conv1", gray_levels(images, (103.94, 116.78, 123.68), 0.017), 2 * growth, 7, 2, 3)
     x = pool(relu(net.norm(("conv1/bn", "conv1/scale"), x)), 3, 2, 1, ceil=False)
     for stage, depth in enumerate(depths, 2):
         for index in range(1, depth + 1):

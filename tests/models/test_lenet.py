@@ -46,8 +46,8 @@ def _pool(x):
 
 def test_logits_equal_those_of_numpy(network, images):
     weights = _weights(network)
-    grey_levels = np.float64(images) * 255
-    x = grey_levels * 0.00390625  # the scale in Caffe's prototxt
+    gray_levels = np.float64(images) * 255
+    x = gray_levels * 0.00390625  # the scale in Caffe's prototxt
     x = _pool(_conv(x, *weights["conv1"]))
     x = _pool(_conv(x, *weights["conv2"])).reshape(3, -1)
     x = np.maximum(x @ weights["dense1"][0] + weights["dense1"][1], 0)

@@ -26,7 +26,7 @@ _PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
 def _images(count, height, width, channels):
-    """Patches of random colour: the means of large images of noise are all alike."""
+    """Patches of random color: the means of large images of noise are all alike."""
     patches = np.random.default_rng(5).uniform(0, 1, (count, 8, 8, channels)).astype(np.float32)
     return patches.repeat(height // 8, 1).repeat(width // 8, 2)
 

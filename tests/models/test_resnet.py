@@ -79,7 +79,7 @@ def test_taps_are_there_and_used():
     assert jnp.abs(moved(model, jnp.float32(0.5)) - moved(model, jnp.float32(0.0))).max() > 1e-3
 
 
-def test_input_is_normalised_inside():
+def test_input_is_normalized_inside():
     images = jnp.asarray(two_images(32))
     read = nnx.jit(lambda model: features(model, images)["input"])(filled(_small))
     expected = (images - np.float32([0.485, 0.456, 0.406])[None, None, None]) / np.float32([0.229, 0.224, 0.225])[

@@ -1,4 +1,4 @@
-"""The networks for MNIST and cifar.torch's VGG: twins in PyTorch, starts, standardisation, training."""
+"""The networks for MNIST and cifar.torch's VGG: twins in PyTorch, starts, standardization, training."""
 
 import jax
 import jax.numpy as jnp
@@ -117,7 +117,7 @@ def test_vgg_equals_torch():
     assert_close(our_logits(model, images), torch_logits(copy_to_torch(model, Vgg()), images))
 
 
-def test_shaham_standardises_by_variables_that_can_be_replaced():
+def test_shaham_standardizes_by_variables_that_can_be_replaced():
     model, images = filled(ShahamNet), _images(2, 32, 32, 1)
     for mean, std in ((25.51, 70.18), (25.87, 70.74)):
         model.mean[...], model.std[...] = jnp.float32(mean), jnp.float32(std)

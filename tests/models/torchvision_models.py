@@ -61,7 +61,7 @@ def randomized(make, images=None, seed=0):
 
 
 def two_images(size):
-    """Float32 [2, size, size, 3] in [0, 1], unlike each other in brightness, colour and texture."""
+    """Float32 [2, size, size, 3] in [0, 1], unlike each other in brightness, color and texture."""
     rng = np.random.default_rng(3)
     ramp = np.linspace(0, 1, size)[:, None, None] * np.array([1.0, 0.6, 0.1])
     noise = rng.uniform(0, 1, (2, size, size, 3))
@@ -69,7 +69,7 @@ def two_images(size):
 
 
 def torchvision_logits(model, images, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)):
-    """The network's logits of images in [0, 1], normalised as torchvision's presets do."""
+    """The network's logits of images in [0, 1], normalized as torchvision's presets do."""
     import torch
 
     normalized = (images - np.float32(mean)) / np.float32(std)

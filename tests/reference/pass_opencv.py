@@ -1,4 +1,4 @@
-"""PASS by OpenCV's findTransformECC and warpPerspective and scikit-image's SSIM, one grey pair at a time."""
+"""PASS by OpenCV's findTransformECC and warpPerspective and scikit-image's SSIM, one gray pair at a time."""
 
 import cv2
 import numpy as np
@@ -114,7 +114,7 @@ def on_grid(image):
 
 
 def rotated(image, degrees):
-    """About the centre, bilinear, 0 outside, on the grid."""
+    """About the center, bilinear, 0 outside, on the grid."""
     height, width = image.shape
     turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1)
     return on_grid(cv2.warpAffine(image, turn, (width, height)))

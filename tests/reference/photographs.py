@@ -1,4 +1,4 @@
-"""Grey photographs in [0, 1]: a folder named by ADVJAX_IMAGENET_SAMPLES, or the ones inside scikit-image."""
+"""Gray photographs in [0, 1]: a folder named by ADVJAX_IMAGENET_SAMPLES, or the ones inside scikit-image."""
 
 import os
 from pathlib import Path

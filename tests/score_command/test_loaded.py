@@ -29,7 +29,7 @@ def test_l2_per_pixel_is_the_root_mean_square():
     assert distances(pair_of(LEVELS, changed)) == (pytest.approx(5 / 16), 4)
 
 
-def test_16_bits_are_in_grey_levels_of_255_too():
+def test_16_bits_are_in_gray_levels_of_255_too():
     deep = LEVELS.astype(np.uint16) * 257
     changed = deep.copy()
     changed[5, 5] += 200

@@ -181,9 +181,9 @@ def test_never_below_no_alignment(seed, motion):
     np.testing.assert_allclose(unaligned.warp, np.broadcast_to(np.eye(3), (6, 3, 3)), atol=1e-6)
     assert (found.correlation >= unaligned.correlation).all()
     assert ((found.correlation >= -1) & (found.correlation <= 1)).all()
-    greys = (np.asarray(pixels)[..., 0] for pixels in (images, templates))
+    grays = (np.asarray(pixels)[..., 0] for pixels in (images, templates))
     # Noise everywhere: no border is flat, so all that the blur mirrors is left out.
-    referee = [pass_opencv.correlation(*pair, np.eye(3), margin=2) for pair in zip(*greys, strict=True)]
+    referee = [pass_opencv.correlation(*pair, np.eye(3), margin=2) for pair in zip(*grays, strict=True)]
     np.testing.assert_allclose(unaligned.correlation, referee, atol=1e-4)
 
 
@@ -241,12 +241,12 @@ def test_matmul_is_gather():
     np.testing.assert_allclose(matmul.image, gather.image, atol=1e-2)
 
 
-def test_colour_aligns_on_luma(rng):
+def test_color_aligns_on_luma(rng):
     template = scene(rng, 32, 3)
     image = np.roll(template, 1, axis=1)
-    grey = [np.float32(a @ np.array([0.299, 0.587, 0.114]))[..., None] for a in (image, template)]
+    gray = [np.float32(a @ np.array([0.299, 0.587, 0.114]))[..., None] for a in (image, template)]
     found = ecc_align(jnp.asarray(image), jnp.asarray(template))
-    np.testing.assert_allclose(found.warp, ecc_align(*map(jnp.asarray, grey)).warp, atol=1e-3)
+    np.testing.assert_allclose(found.warp, ecc_align(*map(jnp.asarray, gray)).warp, atol=1e-3)
     assert found.image.shape == (32, 32, 3)
 
 

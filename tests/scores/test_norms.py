@@ -73,7 +73,7 @@ def test_refuses(norm):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_pixels_as_integers(rng, dtype):
-    """Grey levels, exact: k / 255 - l / 255 is rounded, for most pairs not to (k - l) / 255."""
+    """Gray levels, exact: k / 255 - l / 255 is rounded, for most pairs not to (k - l) / 255."""
     top = np.iinfo(dtype).max
     step = np.arange(256).reshape(256, 1, 1, 1)
     original = rng.integers(0, top + 1, (256, 5, 4, 3))

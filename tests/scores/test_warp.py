@@ -53,7 +53,7 @@ def test_motions(rng, motion):
 
 
 def test_halved_frame_keeps_the_scene():
-    """A block of 2 x 2 pixels and the pixel that replaces it have the same centre."""
+    """A block of 2 x 2 pixels and the pixel that replaces it have the same center."""
     fine = frame_of(20, 14)
     coarse = fine.halved()
     assert (coarse.height, coarse.width) == (10, 7)
