@@ -248,7 +248,7 @@ def image_figure(
     for place, (y, x) in (circles or {}).items():
         from matplotlib.patches import Circle
 
-        axes[place].add_patch(Circle((x, y), 2.5, fill=False, edgecolor=_COLOURS[1], linewidth=1.5))
+        axes[place].add_patch(Circle((x, y), 2.5, fill=False, edgecolor=_COLORS[1], linewidth=1.5))
     return figure
 
 
@@ -306,7 +306,7 @@ def line_figure(
     figure, axes = _figure(1, 1, (6.4, 4.2), title)
     axis = axes[0, 0]
     for index, (name, values) in enumerate(lines.items()):
-        color, marker = ("#000000", *_COLOURS)[index % (1 + len(_COLOURS))], "os^Dv*"[index % 6]
+        color, marker = ("#000000", *_COLORS)[index % (1 + len(_COLORS))], "os^Dv*"[index % 6]
         axis.plot(x, values, label=name, color=color, marker=marker, markersize=4, linewidth=1.5)
     axis.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
     if second is not None:
