@@ -100,12 +100,13 @@ def _batches(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     batch_size += -batch_size % parts  # so that the devices share each batch
     variables: Any = (states.params, states.rest)
-    if where.mesh.size > 1 and states.step.sharding.device_set != set(where.mesh.devices.flat):
+    if states.step.sharding.device_set != set(where.mesh.devices.flat):
         variables = where.put(variables, where.of_states(variables))
     waiting: list[Any] = []
     for rows, real in batches(len(images), batch_size):
         rows = filled(rows, batch_size)
-        waiting.append((_answers(states.graphdef, where, *variables, images[rows], labels[rows]), rows[:real]))
+        image, label = (where.put(part[rows], where.of_batch(0, part.ndim)) for part in (images, labels))
+        waiting.append((_answers(states.graphdef, where, *variables, image, label), rows[:real]))
         if len(waiting) > 1:
             yield _on_host(labels, *waiting.pop(0))
     if waiting:

@@ -15,6 +15,7 @@ from advjax.classifier import Classifier, from_nnx
 from advjax.data.transforms import to_float
 from advjax.entropy import cross_entropies, widened
 from advjax.training.faults import DataError, Faults, faults_of, naming, told
+from advjax.training.linen import LinenModel
 from advjax.training.state import TrainState, to_model
 from advjax.value import static, value
 
@@ -118,7 +119,8 @@ def train_step(
 
     Raises:
         ValueError: clean_weight is not in [0, 1) or comes without an attack; attack_mode is unknown; attack is a
-            stack. From the step: a batch of other types or shapes, or of images that the network does not take.
+            stack. From the step: a batch of other types or shapes, or of images that the network does not take;
+            attack_mode="train" with a `LinenModel`.
 
     >>> from advjax.attacks import steepest
     >>> from advjax.training.state import create
@@ -233,6 +235,8 @@ class _TrainingApply:
         model: Any = nnx.merge(self.graphdef, params, rest, copy=True)
         model.train()
         for _, node in nnx.iter_graph(model):
+            if isinstance(node, LinenModel):
+                raise ValueError('attack_mode="train" needs a network of NNX, whose BatchNorms it reaches, got Linen')
             if isinstance(node, nnx.BatchNorm):
                 # Collectives over the mapped axis: also in the gradient, where each image moves all others' statistics.
                 axes: Any = IMAGE_AXIS if node.axis_name is None else (node.axis_name, IMAGE_AXIS)
