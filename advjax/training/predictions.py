@@ -74,10 +74,9 @@ def measure(
         raise ValueError("images must hold at least one image to measure on, got none")
     seen = []
     for losses, classes, known, truth in _batches(states, images, labels, batch_size, placement):
-        if labels.min() < 0 or labels.max() >= known:
+        if truth.min() < 0 or truth.max() >= known:
             raise ValueError(
-                f"labels must be classes of the networks, 0..{known - 1}, got values from {labels.min()} to "
-                f"{labels.max()}"
+                f"labels must be classes of the networks, 0..{known - 1}, got {truth.min()} to {truth.max()} in a batch"
             )
         seen.append((losses.sum(1, dtype=np.float64), (classes == truth[None]).sum(1)))
     loss, right = (np.sum(part, axis=0) / len(images) for part in zip(*seen, strict=True))
@@ -91,6 +90,7 @@ def _batches(
     wanted = "images must be uint8, or float32 in [0, 1], [N, H, W, C]"
     if images.dtype not in (np.uint8, np.float32) or images.ndim != 4:
         raise TypeError(f"{wanted}, got {images.dtype} of shape {images.shape}")
+    images, labels = jax.device_get((images, labels))
     check_pixels(images, wanted)
     where = default_placement() if placement is None else placement
     parts = where.mesh.shape["data"]
