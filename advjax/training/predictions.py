@@ -76,7 +76,8 @@ def measure(
     for losses, classes, known, truth in _batches(states, images, labels, batch_size, placement):
         if truth.min() < 0 or truth.max() >= known:
             raise ValueError(
-                f"labels must be classes of the networks, 0..{known - 1}, got {truth.min()} to {truth.max()} in a batch"
+                f"labels must be classes of the networks, 0..{known - 1}, got values from "
+                f"{truth.min()} to {truth.max()}"
             )
         seen.append((losses.sum(1, dtype=np.float64), (classes == truth[None]).sum(1)))
     loss, right = (np.sum(part, axis=0) / len(images) for part in zip(*seen, strict=True))
