@@ -46,10 +46,13 @@ class Classifier:
     Attributes:
       variables: pytree of arrays, traced.
       apply: static `(variables, images [B, H, W, C]) -> logits [B, K]`; logits are what comes before the softmax.
+      ties_images: whether it lets the images of `perturb`'s batch see one another on purpose, over the axis
+        `IMAGE_AXIS`: then nobody asks whether an image's logits depend on the others.
     """
 
     variables: Any
     apply: Callable[[Any, jax.Array], jax.Array] = static()
+    ties_images: bool = static(default=False)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Logits [B, K] of images [B, H, W, C], float32 in [0, 1]."""
@@ -88,7 +91,7 @@ class Classifier:
         """
         leaves, structure = jax.tree.flatten(self.variables)
         fresh = [_fresh(leaf, jax.random.fold_in(key, i)) if _is_key(leaf) else leaf for i, leaf in enumerate(leaves)]
-        return Classifier(jax.tree.unflatten(structure, fresh), self.apply)
+        return Classifier(jax.tree.unflatten(structure, fresh), self.apply, self.ties_images)
 
 
 def from_function(function: Callable[[Any, jax.Array], jax.Array], variables: Any) -> Classifier:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from advjax.attacks import Stack, perturb
+from advjax.attacks import Attack, Stack, perturb
 from advjax.attacks.perturb import IMAGE_AXIS
 from advjax.classifier import Classifier, from_nnx
 from advjax.data.transforms import to_float
@@ -80,7 +80,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     *,
     loss: Loss = cross_entropy,
-    attack: Any = None,
+    attack: Attack | None = None,
     clean_weight: float = 0.0,
     attack_mode: Literal["eval", "train"] = "eval",
     axis_name: str | None = None,
@@ -149,7 +149,7 @@ class Step:
 
     optimizer: optax.GradientTransformation
     loss: Loss
-    attack: Any
+    attack: Attack | None
     clean_weight: float
     attack_mode: Literal["eval", "train"]
     axis_name: str | None
@@ -162,7 +162,7 @@ class Step:
         images, rest = clean, state.rest
         if self.attack is not None:
             # Outside the gradient below: nothing is differentiated through the attack.
-            images = self._perturbed(state, clean, batch.label, attack_key)
+            images = self._perturbed(self.attack, state, clean, batch.label, attack_key)
         if self.attack is not None and self.attack_mode == "train":
             _, _, rest = self._forward(state, state.params, rest, clean, batch.label, clean_key)
 
@@ -206,16 +206,19 @@ class Step:
         moved = nnx.state(model, nnx.Not(nnx.Any(nnx.Param, nnx.RngState)))
         return widened(losses), logits, nnx.merge_state(rest, moved)  # a sum needs more digits than its parts
 
-    def _perturbed(self, state: TrainState, images: jax.Array, labels: jax.Array, key: jax.Array) -> jax.Array:
+    def _perturbed(
+        self, attack: Attack, state: TrainState, images: jax.Array, labels: jax.Array, key: jax.Array
+    ) -> jax.Array:
         if self.attack_mode == "train":
             key, model_key = jax.random.split(key)
-            classifier = Classifier((state.params, state.rest, model_key), _TrainingApply(state.graphdef))
+            variables = (state.params, state.rest, model_key)
+            classifier = Classifier(variables, _TrainingApply(state.graphdef), ties_images=True)
         else:
             classifier = from_nnx(to_model(state))
         # Draws go by an image's place in the whole batch, on however many devices it lies.
         first = 0 if self.axis_name is None else jax.lax.axis_index(self.axis_name) * images.shape[0]
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(images.shape[0]))
-        return perturb(self.attack, classifier, images, labels, keys).image
+        return perturb(attack, classifier, images, labels, keys).image
 
     def _mean(self, leaf: jax.Array) -> jax.Array:
         # Keys and counters of the random streams are no averages.
@@ -227,8 +230,6 @@ class _TrainingApply:
     """A network in training mode on one image of `perturb`'s batch, whose statistics are those of the whole batch."""
 
     graphdef: Any = static()
-    # On purpose: `perturb` does not ask, and does not warn.
-    ties_images = True
 
     def __call__(self, variables: Any, images: jax.Array) -> jax.Array:
         params, rest, key = variables
