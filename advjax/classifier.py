@@ -6,7 +6,7 @@ dropout is off.  New weights are new leaves of the same structure, so they never
 
 import functools
 import inspect
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 from advjax.content import Content
 from advjax.value import static, value
 
-__all__ = ["Classifier", "from_function", "from_linen", "from_nnx"]
+__all__ = ["Classifier", "check_linen", "from_function", "from_linen", "from_nnx", "linen_in_mode"]
 
 # What Flax models call the switch between training and evaluation, and its setting for evaluation.
 _EVALUATION = {
@@ -46,10 +46,13 @@ class Classifier:
     Attributes:
       variables: pytree of arrays, traced.
       apply: static `(variables, images [B, H, W, C]) -> logits [B, K]`; logits are what comes before the softmax.
+      ties_images: whether it lets the images of `perturb`'s batch see one another on purpose, over the axis
+        `IMAGE_AXIS`: then nobody asks whether an image's logits depend on the others.
     """
 
     variables: Any
     apply: Callable[[Any, jax.Array], jax.Array] = static()
+    ties_images: bool = static(default=False)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Logits [B, K] of images [B, H, W, C], float32 in [0, 1]."""
@@ -88,7 +91,7 @@ class Classifier:
         """
         leaves, structure = jax.tree.flatten(self.variables)
         fresh = [_fresh(leaf, jax.random.fold_in(key, i)) if _is_key(leaf) else leaf for i, leaf in enumerate(leaves)]
-        return Classifier(jax.tree.unflatten(structure, fresh), self.apply)
+        return Classifier(jax.tree.unflatten(structure, fresh), self.apply, self.ties_images)
 
 
 def from_function(function: Callable[[Any, jax.Array], jax.Array], variables: Any) -> Classifier:
@@ -204,20 +207,38 @@ def from_linen(module: linen.Module, variables: Mapping[str, Any], **call_option
       >>> from_linen(net, net.init(jax.random.key(0), images, train=False))(images).shape
       (2, 3)
     """
+    check_linen(module, variables)
+    module, passed = linen_in_mode(module, training=False, given=call_options)
+    if "rngs" in call_options:
+        call_options["rngs"] = jax.tree.map(_typed_key, call_options["rngs"])
+    variables, options = _options(passed | call_options, variables)
+    return Classifier(variables, _LinenApply(Content(module), options))
+
+
+def check_linen(module: linen.Module, variables: Mapping[str, Any]) -> None:
+    """Raises TypeError or ValueError unless these are a Linen module and its variables."""
     if not isinstance(module, linen.Module):
         raise TypeError(f"module must be a flax.linen.Module, got {type(module).__name__}")
     if not isinstance(variables, Mapping) or "params" not in variables:
         raise ValueError('variables must be the whole mapping that init returns, with a "params" entry')
-    held: dict[str, Any] = {name: _EVALUATION[name] for name in _held_switches(module) if name not in call_options}
+
+
+def linen_in_mode(
+    module: linen.Module, *, training: bool, given: Collection[str] = ()
+) -> tuple[linen.Module, dict[str, Any]]:
+    """The module with the switches that it holds set to training or evaluation, and those to pass to a call.
+
+    Switches that are `given` to the call anyway are left alone.
+    """
+    held: dict[str, Any] = {name: _EVALUATION[name] ^ training for name in _held_switches(module) if name not in given}
     # What a field sets, a call leaves to it where its default is None, and may not set again (`merge_param`).
     taken = inspect.signature(module.__call__).parameters
     passed = {
-        name: now for name, now in _switches(module).items() if name not in held or taken[name].default is not None
+        name: setting ^ training
+        for name, setting in _switches(module).items()
+        if name not in held or taken[name].default is not None
     }
-    if "rngs" in call_options:
-        call_options["rngs"] = jax.tree.map(_typed_key, call_options["rngs"])
-    variables, options = _options(passed | call_options, variables)
-    return Classifier(variables, _LinenApply(Content(module.clone(**held) if held else module), options))
+    return module.clone(**held) if held else module, passed
 
 
 def _switches(module: Any) -> dict[str, bool]:

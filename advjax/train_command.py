@@ -79,10 +79,9 @@ def train(options: argparse.Namespace) -> None:
         progress=f"{options.model} on {options.data}",
         tensorboard=options.tensorboard,
     )
-    kept = fitted.states if fitted.best is None else fitted.best
     test = load(options.data, "test", data_dir=options.data_dir)
-    score = measure(kept, test.images, test.labels, placement=where)
-    step_kept = int(np.max(where.to_host(kept.step)))  # every process must ask
+    score = measure(fitted.kept, test.images, test.labels, placement=where)
+    step_kept = int(np.max(where.to_host(fitted.kept.step)))  # every process must ask
     if jax.process_index() == 0:
         which = "last" if fitted.best is None else f"best (step {step_kept})"
         for network, (loss, accuracy) in enumerate(zip(score.loss, score.accuracy, strict=True)):

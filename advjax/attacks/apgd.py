@@ -2,17 +2,18 @@
 
 import dataclasses
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax.attacks.attack import Failure, Problem, State, first_state, made_finite
-from advjax.attacks.constraints import All, Box, Quantize, ball
-from advjax.attacks.criteria import Misclassified
-from advjax.attacks.directions import Chain, steepest_ray
-from advjax.attacks.objectives import CrossEntropy, TargetedDLR
+from advjax.attacks.attack import Attack, Failure, Problem, State, made_finite
+from advjax.attacks.constraints import All, Ball, Box, Constraint, Quantize, ball
+from advjax.attacks.criteria import Criterion, Misclassified
+from advjax.attacks.directions import Chain, Direction, steepest_ray
+from advjax.attacks.objectives import CrossEntropy, Objective, TargetedDLR
+from advjax.attacks.part import Mask, Number
 from advjax.attacks.regions import mask_constraints, mask_directions
 from advjax.attacks.settings import check_count, check_radius
 from advjax.value import static, value
@@ -24,7 +25,7 @@ _RHO, _ALPHA = 0.75, 0.75
 
 
 def apgd(
-    epsilon: Any,
+    epsilon: Number,
     *,
     norm: Literal["linf", "l2"] = "linf",
     steps: int = 100,
@@ -32,7 +33,7 @@ def apgd(
     targets: int = 9,
     restarts: int = 1,
     random_start: bool = True,
-    mask: Any = None,
+    mask: Mask | None = None,
     levels: int | None = 256,
 ) -> "AutoPGD":
     """Auto-PGD, without a step size to choose (Croce & Hein 2020, algorithm 1).
@@ -120,7 +121,7 @@ class _Kept(NamedTuple):
 
 
 @value
-class AutoPGD:
+class AutoPGD(Attack):
     """See `apgd`, which makes it.
 
     Attributes:
@@ -130,24 +131,24 @@ class AutoPGD:
       criterion: which of the images on the way is returned, the one of largest margin; once it is met, no run begins.
     """
 
-    objective: Any
-    direction: Any
-    ball: Any
-    constraint: Any
-    grid: Any
+    objective: Objective
+    direction: Direction
+    ball: Ball
+    constraint: Constraint
+    grid: Constraint
     steps: int = static()
     targets: int = static()
     restarts: int = static()
     random_start: bool = static()
-    criterion: Any = Misclassified()
+    criterion: Criterion = Misclassified()
 
     @property
     def random(self) -> bool:
-        """Whether it draws random numbers."""
         return self.random_start
 
-    def init(self, problem: Problem, key: jax.Array) -> State:
-        return first_state(problem, key)
+    def towards(self, targets: Number) -> Attack:
+        objective, criterion = self.objective.towards(targets), self.criterion.towards(targets)
+        return dataclasses.replace(self, objective=objective, criterion=criterion)
 
     def step(self, problem: Problem, state: State) -> State:
         targets = min(self.targets, problem.clean_logits.shape[-1] - 1)
@@ -186,7 +187,9 @@ class AutoPGD:
         def step(k: jax.Array, c: _Climb) -> _Climb:
             moved = self._move(problem, rank, jnp.where(k == 0, 1.0, _ALPHA).astype(origin.dtype), c)
             gap = jnp.asarray(gaps).astype(origin.dtype)[k + 1]
-            return jax.tree.map(lambda new, old: jnp.where(gap > 0, new, old), _checked(moved, gap), moved)
+            checked = _checked(moved, gap)
+            after: _Climb = jax.tree.map(lambda new, old: jnp.where(gap > 0, new, old), checked, moved)
+            return after
 
         loss, gradient, kept = self._read(problem, rank, start, kept)
         zero = jnp.zeros_like(loss)
@@ -204,7 +207,8 @@ class AutoPGD:
             best_loss_then=loss,
             kept=kept,
         )
-        return jax.lax.fori_loop(0, self.steps, step, climb)
+        end: _Climb = jax.lax.fori_loop(0, self.steps, step, climb)
+        return end
 
     def _move(self, problem: Problem, rank: jax.Array, share: jax.Array, c: _Climb) -> _Climb:
         """The step and its momentum; `share` is the weight of the step."""

@@ -3,20 +3,27 @@
 Every attack is a value (see `advjax.value`): it can be passed through `jit`, mapped over and saved.
 """
 
+import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax.attacks.criteria import Misclassified, criterion_of
-from advjax.attacks.directions import as_direction
+from advjax.attacks.constraints import Ball, Constraint
+from advjax.attacks.criteria import Criterion, Misclassified
+from advjax.attacks.directions import Direction, as_direction
+from advjax.attacks.objectives import Objective
+from advjax.attacks.part import Number, Part
+from advjax.attacks.searches import Search
 from advjax.attacks.settings import check_count
 from advjax.value import static, value
 
 __all__ = [
+    "Around",
     "Attack",
     "BestOf",
     "Failure",
@@ -29,6 +36,7 @@ __all__ = [
     "State",
     "check_count",
     "check_single",
+    "criterion_of",
     "first_state",
     "made_finite",
     "stack",
@@ -83,16 +91,6 @@ class State(NamedTuple):
     non_finite: jax.Array
 
 
-class Attack(Protocol):
-    """A pair of pure functions on one image."""
-
-    def init(self, problem: Problem, key: jax.Array) -> State:
-        """The state before the first step."""
-
-    def step(self, problem: Problem, state: State) -> State:
-        """The attack itself."""
-
-
 def first_state(problem: Problem, key: jax.Array) -> State:
     """The clean image, before anything was done."""
     return State(
@@ -107,8 +105,29 @@ def first_state(problem: Problem, key: jax.Array) -> State:
     )
 
 
+class Attack(Part, ABC):
+    """A pair of pure functions on one image, and what they are after."""
+
+    def init(self, problem: Problem, key: jax.Array) -> State:
+        """The state before the first step."""
+        return first_state(problem, key)
+
+    @abstractmethod
+    def step(self, problem: Problem, state: State) -> State:
+        """The attack itself."""
+
+    @property
+    def criterion(self) -> Criterion:
+        """What counts as success, for the attack, the verdict and the reports."""
+        return Misclassified()
+
+    def towards(self, targets: Number) -> "Attack":
+        """See `targeted`; ValueError where it cannot be turned."""
+        raise ValueError(f"attack must climb the cross-entropy or the margin, got {self!r}")
+
+
 @value
-class Move:
+class Move(Attack):
     """One move: the objective's gradient at the current image -> a ray -> a search along it.
 
     Attributes:
@@ -119,14 +138,22 @@ class Move:
       criterion: what the search looks for and the verdict asks; see `advjax.attacks.criteria`.
     """
 
-    objective: Any
-    direction: Any
-    search: Any
-    constraint: Any
-    criterion: Any = Misclassified()
+    objective: Objective
+    direction: Direction
+    search: Search
+    constraint: Constraint
+    criterion: Criterion = Misclassified()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "direction", as_direction(self.direction))
+
+    def towards(self, targets: Number) -> Attack:
+        return dataclasses.replace(
+            self,
+            objective=self.objective.towards(targets),
+            search=self.search.towards(targets),
+            criterion=self.criterion.towards(targets),
+        )
 
     def init(self, problem: Problem, key: jax.Array) -> State:
         return first_state(problem, key)._replace(direction_state=self.direction.init(problem.image))
@@ -159,34 +186,50 @@ class Move:
 
 
 @value
-class Repeat:
-    """`steps` moves of the same attack, one after the other, in one compiled loop."""
+class Around(Attack):
+    """Base of what is put around an attack: it begins and ends as that does, and is after the same."""
 
-    attack: Any
-    steps: int = static()
+    attack: Attack
 
     def __post_init__(self) -> None:
         check_single(self.attack)
-        check_count("steps", self.steps)
+
+    @property
+    def criterion(self) -> Criterion:
+        return self.attack.criterion
+
+    def towards(self, targets: Number) -> Attack:
+        return dataclasses.replace(self, attack=self.attack.towards(targets))
 
     def init(self, problem: Problem, key: jax.Array) -> State:
         return self.attack.init(problem, key)
 
     def step(self, problem: Problem, state: State) -> State:
-        return jax.lax.fori_loop(0, self.steps, lambda _, current: self.attack.step(problem, current), state)
+        return self.attack.step(problem, state)
 
 
 @value
-class RandomStart:
-    """Begins at a random point: the attack's start plus a uniform draw from `ball`, made allowed by `constraint`."""
+class Repeat(Around):
+    """`steps` moves of the same attack, one after the other, in one compiled loop."""
 
-    attack: Any
-    ball: Any
-    constraint: Any
-    random = True
+    steps: int = static()
 
     def __post_init__(self) -> None:
-        check_single(self.attack)
+        super().__post_init__()
+        check_count("steps", self.steps)
+
+    def step(self, problem: Problem, state: State) -> State:
+        end: State = jax.lax.fori_loop(0, self.steps, lambda _, current: self.attack.step(problem, current), state)
+        return end
+
+
+@value
+class RandomStart(Around):
+    """Begins at a random point: the attack's start plus a uniform draw from `ball`, made allowed by `constraint`."""
+
+    ball: Ball
+    constraint: Constraint
+    random = True
 
     def init(self, problem: Problem, key: jax.Array) -> State:
         key, start_key = jax.random.split(key)
@@ -194,22 +237,12 @@ class RandomStart:
         start = state.image + self.ball.sample(start_key, state.image)
         return state._replace(image=self.constraint(start, problem.image))
 
-    def step(self, problem: Problem, state: State) -> State:
-        return self.attack.step(problem, state)
-
 
 @value
-class Finish:
+class Finish(Around):
     """Applies a last constraint to the image that an attack ends with: rounding after many small steps, say."""
 
-    attack: Any
-    constraint: Any
-
-    def __post_init__(self) -> None:
-        check_single(self.attack)
-
-    def init(self, problem: Problem, key: jax.Array) -> State:
-        return self.attack.init(problem, key)
+    constraint: Constraint
 
     def step(self, problem: Problem, state: State) -> State:
         state = self.attack.step(problem, state)
@@ -217,23 +250,19 @@ class Finish:
 
 
 @value
-class BestOf:
+class BestOf(Around):
     """Runs an attack `restarts` times with different keys and keeps the image of largest margin by its criterion."""
 
-    attack: Any
     restarts: int = static()
 
     def __post_init__(self) -> None:
-        check_single(self.attack)
+        super().__post_init__()
         check_count("restarts", self.restarts)
-
-    def init(self, problem: Problem, key: jax.Array) -> State:
-        return self.attack.init(problem, key)
 
     def step(self, problem: Problem, state: State) -> State:
         def run(start: State) -> tuple[State, jax.Array]:
             end = self.attack.step(problem, start)
-            margin = criterion.margin(problem.logits(end.image), problem.label)
+            margin = self.criterion.margin(problem.logits(end.image), problem.label)
             # What is not a number would stay, since nothing is larger.
             return end, jnp.where(jnp.isnan(margin), -jnp.inf, margin)
 
@@ -245,22 +274,22 @@ class BestOf:
             calls, broken = best.calls + other.calls + 1, best.non_finite | other.non_finite
             return kept._replace(calls=calls, non_finite=broken), jnp.maximum(other_margin, margin)
 
-        criterion = criterion_of(self.attack)
-        # The first run splits its key into the children 0 and 1; this one is neither.
-        restart_key = jax.random.fold_in(state.key, 2)
-        best, margin = run(state)
+        # The first run begins where the attack alone does, and goes on from a key that the others do not see.
+        key, restart_key = jax.random.split(state.key)
+        best, margin = run(state._replace(key=key))
         first = best._replace(calls=best.calls + 1)
-        return jax.lax.fori_loop(1, self.restarts, again, (first, margin))[0]
+        kept: State = jax.lax.fori_loop(1, self.restarts, again, (first, margin))[0]
+        return kept
 
 
 @value
-class Stack:
+class Stack(Part):
     """Several attacks of one structure, to run on the same images in one call; made by `stack`."""
 
-    attack: Any
+    attack: Attack
 
 
-def stack(attacks: Sequence[Any]) -> Stack:
+def stack(attacks: Sequence[Attack]) -> Stack:
     """Attacks that differ in their numbers only, as one: `perturb` gives each result a leading axis [len(attacks)].
 
     All of them run side by side in one batch of B * len(attacks), so memory grows with their number.
@@ -297,7 +326,19 @@ def made_finite(array: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.where(finite, array, instead), ~jnp.all(finite)
 
 
-def check_single(attack: Any) -> None:
+def criterion_of(attack: Attack | Stack) -> Criterion:
+    """The criterion of an attack, or of a stack of them.
+
+    Example:
+      >>> from advjax import fgs
+      >>> from advjax.attacks import criterion_of, targeted
+      >>> criterion_of(targeted(fgs(), 3)).target.tolist()
+      3
+    """
+    return attack.attack.criterion if isinstance(attack, Stack) else attack.criterion
+
+
+def check_single(attack: Attack | Stack) -> None:
     """Raises ValueError for a stack, where one attack is wanted."""
     if isinstance(attack, Stack):
         raise ValueError("attack must be a single attack, got a stack: combine first, then stack([...]) the results")

@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax.attacks.attack import Stack
+from advjax.attacks.attack import Attack, Stack
 from advjax.attacks.constraints import Quantize
 from advjax.attacks.faults import Fault, add_bits
+from advjax.attacks.part import Part, parts
 from advjax.classifier import Classifier
 from advjax.value import batch_axes, walk
 
-__all__ = ["Facts", "check_facts", "check_inputs", "collect_facts", "on_host"]
+__all__ = ["Facts", "check_asked", "check_facts", "check_inputs", "collect_facts", "on_host"]
 
 
 class Facts(NamedTuple):
@@ -29,10 +30,13 @@ class Facts(NamedTuple):
     classes: jax.Array
 
 
-def check_inputs(attack: Any, classifier: Any, images: Any, labels: Any, key: Any) -> jax.Array:
+def check_inputs(attack: object, classifier: object, images: Any, labels: Any, key: Any) -> jax.Array:
     """Raises for what types and shapes can tell; returns the key, or keys, to use."""
-    if not hasattr(attack, "step") and not isinstance(attack, Stack):
-        raise TypeError(f"attack must be an attack such as fgs() or a stack of them, got {attack!r}")
+    if not isinstance(attack, Attack | Stack):
+        raise TypeError(
+            "attack must be an attack such as fgs() or a stack of them (a class of your own derives from "
+            f"advjax.attacks.Attack: see CONTRIBUTING), got {attack!r}"
+        )
     if not isinstance(classifier, Classifier):
         raise TypeError(
             f"classifier must be a Classifier (make one with from_nnx, from_linen or from_function), "
@@ -40,16 +44,20 @@ def check_inputs(attack: Any, classifier: Any, images: Any, labels: Any, key: An
         )
     _check_images(images, labels)
     _check_labels(labels, images.shape[0])
-    extra = int(isinstance(attack, Stack))
-    axes = batch_axes(attack.attack if extra else attack, images.shape[0], extra=extra)
+    one, extra = (attack.attack, 1) if isinstance(attack, Stack) else (attack, 0)
+    axes = batch_axes(one, images.shape[0], extra=extra)
     if len(axes) != len(jax.tree.leaves(attack)):
         raise TypeError(
             "attack must be made of values: each number a number() field of a class made by @value, each function a "
             f"static() one (see CONTRIBUTING), got {attack!r}"
         )
     for part in walk(attack):
-        if hasattr(part, "check_image_shape"):
-            part.check_image_shape(images.shape[1:])
+        if not isinstance(part, Part):
+            raise TypeError(
+                "attack must be made of parts: a class of your own derives from its kind in advjax.attacks, Objective, "
+                f"Direction, Search, Constraint, ... (see CONTRIBUTING), got {part!r}"
+            )
+        part.check_image_shape(images.shape[1:])
     return _check_key(attack, key, images.shape[0])
 
 
@@ -96,9 +104,9 @@ def _check_labels(labels: Any, batch: int) -> None:
         raise ValueError(f"{wanted}, got shape {labels.shape}")
 
 
-def _check_key(attack: Any, key: Any, batch: int) -> jax.Array:
+def _check_key(attack: Part, key: Any, batch: int) -> jax.Array:
     wanted = f"key must be jax.random.key(seed), or an array of {batch} such keys"
-    random = any(getattr(part, "random", False) for part in walk(attack))
+    random = any(part.random for part in parts(attack))
     if key is None:
         if random:
             raise ValueError(f"{wanted}: this attack draws random numbers, got None")
@@ -132,7 +140,7 @@ def on_host(facts: Facts) -> bool:
     return not any(isinstance(fact, jax.core.Tracer) for fact in facts)
 
 
-def check_facts(attack: Any, facts: Facts) -> None:
+def check_facts(attack: Part, facts: Facts) -> None:
     """Raises for what only the data could tell."""
     known = jax.device_get(facts)
     faults = Fault(int(known.faults))
@@ -143,7 +151,7 @@ def check_facts(attack: Any, facts: Facts) -> None:
         hint = _range_hint(float(known.smallest), float(known.largest))
         raise ValueError(f"{wanted}, got values from {known.smallest:g} to {known.largest:g}{hint}")
     if faults & Fault.OFF_GRID:
-        levels = max(part.levels for part in walk(attack) if isinstance(part, Quantize))
+        levels = max(part.levels for part in parts(attack) if isinstance(part, Quantize))
         raise ValueError(
             f"images must be on the grid k/{levels - 1} for an attack with levels={levels}, got values between the "
             f"levels: round them (jnp.round(images * {levels - 1}) / {levels - 1}) or make the attack with levels=None"
@@ -154,11 +162,20 @@ def check_facts(attack: Any, facts: Facts) -> None:
             f"labels must be classes from 0 to {classes - 1}, got values from "
             f"{known.smallest_label} to {known.largest_label}"
         )
-    for part in walk(attack):
+    check_asked(attack, classes)
+
+
+def check_asked(attack: Part, classes: int) -> None:
+    """Raises ValueError for targets and ranks in the attack that a model with `classes` classes does not have."""
+    for name, numbers in (asked for part in parts(attack) for asked in part.asked_classes().items()):
         # An attack that is mapped over has no values to read.
-        mapped = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(part))
-        if hasattr(part, "check_classes") and not mapped:
-            part.check_classes(classes)
+        if isinstance(numbers, jax.core.Tracer):
+            continue
+        array = np.asarray(numbers)
+        if name == "rank" and np.any(array >= classes):
+            raise ValueError(f"rank must be at most {classes - 1}, the number of other classes, got {np.max(array)}")
+        if np.any((array < 0) | (array >= classes)):
+            raise ValueError(f"{name} must be classes from 0 to {classes - 1}, got {array}")
 
 
 def _range_hint(smallest: float, largest: float) -> str:

@@ -25,11 +25,10 @@ def consistency_faults(classifier: Classifier, images: jax.Array) -> jax.Array:
 
     A model that is known to be random is not asked for more: its logits depend on the place in the batch anyhow.
     """
-    # A classifier that shows the images of `perturb` one another says so.
-    if getattr(classifier.apply, "ties_images", False):
-        return jnp.int32(0)
+    if classifier.ties_images:
+        return jnp.zeros((), jnp.int32)
     if classifier.draws(jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)):
-        return jnp.int32(Fault.RANDOM)
+        return jnp.full((), Fault.RANDOM, jnp.int32)
     return add_bits({Fault.BATCH_DEPENDENT: is_batch_dependent(classifier, images)})
 
 

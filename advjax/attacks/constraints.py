@@ -5,27 +5,31 @@ returned.  All are for one image [H, W, C]; `origin` is the clean image.
 """
 
 import math
+from abc import ABC, abstractmethod
 from fractions import Fraction
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from advjax.attacks.part import Number, Part
 from advjax.attacks.settings import check_radius
 from advjax.value import number, static, value
 
-__all__ = ["All", "Box", "Constraint", "L1Ball", "L2Ball", "LinfBall", "Quantize", "ball"]
+__all__ = ["All", "Ball", "Box", "Constraint", "L1Ball", "L2Ball", "LinfBall", "Quantize", "ball"]
 
 
-class Constraint(Protocol):
-    """(candidate [H, W, C], origin [H, W, C]) -> allowed image [H, W, C]."""
+class Constraint(Part, ABC):
+    """What an image may be, beside the clean one."""
 
-    def __call__(self, candidate: jax.Array, origin: jax.Array) -> jax.Array: ...
+    @abstractmethod
+    def __call__(self, candidate: jax.Array, origin: jax.Array) -> jax.Array:
+        """The nearest allowed image [H, W, C] to the candidate [H, W, C]; `origin` [H, W, C] is the clean image."""
 
 
 @value
-class Box:
+class Box(Constraint):
     """Every pixel in [0, 1]."""
 
     def __call__(self, candidate: jax.Array, origin: jax.Array) -> jax.Array:
@@ -33,7 +37,7 @@ class Box:
 
 
 @value
-class Quantize:
+class Quantize(Constraint):
     """Every pixel on the grid k / (levels - 1), as an image file stores it.
 
     Attributes:
@@ -80,30 +84,37 @@ class Quantize:
 
 
 @value
-class LinfBall:
-    """`max |x - origin| <= epsilon`."""
+class Ball(Constraint):
+    """All images within `epsilon` of the origin, in some norm.
 
-    epsilon: float = number()
+    Attributes:
+      epsilon: radius in units of [0, 1]; one number, or one for each image [B].
+    """
+
+    epsilon: Number = number()
 
     def __post_init__(self) -> None:
         check_radius("epsilon", self.epsilon)
+
+    @abstractmethod
+    def sample(self, key: jax.Array, image: jax.Array) -> jax.Array:
+        """A uniform draw from the ball around zero, of the shape of `image`."""
+
+
+@value
+class LinfBall(Ball):
+    """`max |x - origin| <= epsilon`."""
 
     def __call__(self, candidate: jax.Array, origin: jax.Array) -> jax.Array:
         return origin + jnp.clip(candidate - origin, -self.epsilon, self.epsilon)
 
     def sample(self, key: jax.Array, image: jax.Array) -> jax.Array:
-        """A uniform draw from the ball around zero, of the shape of `image`."""
         return jax.random.uniform(key, image.shape, image.dtype, -1.0, 1.0) * self.epsilon
 
 
 @value
-class L2Ball:
+class L2Ball(Ball):
     """`||x - origin||_2 <= epsilon`."""
-
-    epsilon: float = number()
-
-    def __post_init__(self) -> None:
-        check_radius("epsilon", self.epsilon)
 
     def __call__(self, candidate: jax.Array, origin: jax.Array) -> jax.Array:
         change = candidate - origin
@@ -112,7 +123,6 @@ class L2Ball:
         return origin + change * jnp.where(size > self.epsilon, self.epsilon / jnp.where(size > 0, size, 1.0), 1.0)
 
     def sample(self, key: jax.Array, image: jax.Array) -> jax.Array:
-        """A uniform draw from the ball around zero, of the shape of `image`."""
         direction, length = jax.random.split(key)
         normal = jax.random.normal(direction, image.shape, image.dtype)
         radius = jax.random.uniform(length, (), image.dtype) ** (1.0 / image.size)
@@ -120,13 +130,8 @@ class L2Ball:
 
 
 @value
-class L1Ball:
+class L1Ball(Ball):
     """`sum |x - origin| <= epsilon`, by the exact projection (Duchi et al. 2008)."""
-
-    epsilon: float = number()
-
-    def __post_init__(self) -> None:
-        check_radius("epsilon", self.epsilon)
 
     def __call__(self, candidate: jax.Array, origin: jax.Array) -> jax.Array:
         # optax mixes integers and floats in there: strict promotion (a user's setting) would refuse that, and with
@@ -142,7 +147,6 @@ class L1Ball:
         return origin + jnp.where(some, projected, 0.0).astype(candidate.dtype)
 
     def sample(self, key: jax.Array, image: jax.Array) -> jax.Array:
-        """A uniform draw from the ball around zero, of the shape of `image`."""
         # n + 1 exponentials, normalized, are uniform on the simplex; dropping one leaves its filled l1 ball.
         signs, sizes, rest = jax.random.split(key, 3)
         exponential = jax.random.exponential(sizes, image.shape, image.dtype)
@@ -151,10 +155,10 @@ class L1Ball:
 
 
 @value
-class All:
+class All(Constraint):
     """Constraints one after the other.  Put a ball before the box and the grid last, rounding inward."""
 
-    parts: tuple[Any, ...] = ()
+    parts: tuple[Constraint, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", tuple(self.parts))
@@ -165,9 +169,9 @@ class All:
         return candidate
 
 
-def ball(norm: Literal["linf", "l2", "l1"], epsilon: Any) -> LinfBall | L2Ball | L1Ball:
+def ball(norm: Literal["linf", "l2", "l1"], epsilon: Number) -> Ball:
     """The ball of radius `epsilon` (a number, or one for each image [B]) in `norm`."""
-    kinds: dict[str, type[LinfBall] | type[L2Ball] | type[L1Ball]] = {"linf": LinfBall, "l2": L2Ball, "l1": L1Ball}
+    kinds: dict[str, type[Ball]] = {"linf": LinfBall, "l2": L2Ball, "l1": L1Ball}
     if norm not in kinds:
         raise ValueError(f'norm must be "linf", "l2" or "l1", got {norm!r}')
     return kinds[norm](epsilon)

@@ -4,36 +4,44 @@ One value says it to everyone: the search that looks for a boundary, the attacks
 many images, the verdict in `Perturbation.success`, and the reports made of it.
 """
 
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax.attacks.objectives import best_other, check_targets
-from advjax.value import number, value, walk
+from advjax.attacks.objectives import best_other
+from advjax.attacks.part import Number, Part
+from advjax.value import number, value
 
-__all__ = ["Criterion", "Misclassified", "TargetReached", "criterion_of"]
+__all__ = ["Criterion", "Misclassified", "TargetReached"]
 
 # See `_clearly_ahead`: shares of the spread of the logits and of the size of the two that are compared.
 _OF_SPREAD, _OF_SIZE = 1e-5, 2.5e-7
 
 
-class Criterion(Protocol):
+class Criterion(Part, ABC):
     """What an attack is after, on one image: logits [K] and the label, a scalar."""
 
+    @abstractmethod
     def margin(self, logits: jax.Array, label: jax.Array) -> jax.Array:
         """By how much the criterion is met: a difference of two logits, positive where it is met."""
 
+    @abstractmethod
     def __call__(self, logits: jax.Array, label: jax.Array) -> jax.Array:
         """Whether it is met by more than rounding error, bool."""
 
     def possible(self, label: jax.Array) -> jax.Array:
         """Whether an image of this label can meet it at all, bool."""
+        return jnp.ones_like(label, dtype=jnp.bool_)
+
+    def towards(self, targets: Number) -> "Criterion":
+        """The like of it that is met at classes alone, for `targeted`; ValueError if there is none."""
+        raise ValueError(f"attack must be after any wrong class, without a target, got {self!r}")
 
 
 @value
-class Misclassified:
+class Misclassified(Criterion):
     """Another class than the label is answered: `max_{j != y} h_j - h_y > 0`.
 
     Example:
@@ -50,12 +58,12 @@ class Misclassified:
     def __call__(self, logits: jax.Array, label: jax.Array) -> jax.Array:
         return _clearly_ahead(best_other(logits, label), logits[label], logits)
 
-    def possible(self, label: jax.Array) -> jax.Array:
-        return jnp.ones_like(label, dtype=jnp.bool_)
+    def towards(self, targets: Number) -> Criterion:
+        return TargetReached(targets)
 
 
 @value
-class TargetReached:
+class TargetReached(Criterion):
     """The class `target` is answered: `h_t - max_{j != t} h_j > 0`.
 
     Where the label is the target there is nothing to reach: the margin is -infinity and the criterion is never met.
@@ -71,11 +79,10 @@ class TargetReached:
       (True, False)
     """
 
-    target: Any = number(dtype=np.int32)
+    target: Number = number(dtype=np.int32)
 
-    def check_classes(self, classes: int) -> None:
-        """Raises ValueError if a target is no class of the model."""
-        check_targets(self.target, classes)
+    def asked_classes(self) -> dict[str, Number]:
+        return {"targets": self.target}
 
     def margin(self, logits: jax.Array, label: jax.Array) -> jax.Array:
         target = jnp.asarray(self.target)
@@ -88,19 +95,6 @@ class TargetReached:
 
     def possible(self, label: jax.Array) -> jax.Array:
         return jnp.asarray(self.target) != label
-
-
-def criterion_of(attack: Any) -> Any:
-    """The criterion of an attack or a stack: its outermost part's that has one, else `Misclassified()`.
-
-    Example:
-      >>> from advjax import fgs
-      >>> from advjax.attacks import criterion_of, targeted
-      >>> criterion_of(targeted(fgs(), 3)).target.tolist()
-      3
-    """
-    found = (getattr(part, "criterion", None) for part in walk(attack))
-    return next((criterion for criterion in found if criterion is not None), Misclassified())
 
 
 def _clearly_ahead(first: jax.Array, second: jax.Array, logits: jax.Array) -> jax.Array:

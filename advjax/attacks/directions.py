@@ -5,13 +5,14 @@ A direction gets the gradient of the objective to *climb*.  Any optax transforma
 descends, so give it a negative learning rate.  Where the gradient is zero the ray is zero, never NaN.
 """
 
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from advjax.attacks.part import Mask, Part
 from advjax.attacks.settings import check_count
 from advjax.value import number, static, value
 
@@ -21,33 +22,29 @@ __all__ = [
 ]  # fmt: skip
 
 
-class Direction(Protocol):
-    """Gradient -> ray, for one image [H, W, C]."""
+class Direction(Part):
+    """Gradient -> ray, for one image [H, W, C].
+
+    One that remembers nothing says what its `ray` is; others override `init` and `update`, as optax has them.
+    """
 
     def init(self, image: jax.Array) -> Any:
         """The state before the first step."""
-
-    def update(
-        self, gradient: jax.Array, state: Any, image: jax.Array | None = None, **extra: Any
-    ) -> tuple[jax.Array, Any]:
-        """The ray along which to search, and the next state."""
-
-
-class _Stateless:
-    def init(self, image: jax.Array) -> tuple[()]:
         return ()
 
     def update(
         self, gradient: jax.Array, state: Any, image: jax.Array | None = None, **extra: Any
     ) -> tuple[jax.Array, Any]:
+        """The ray along which to search, and the next state."""
         return self.ray(gradient), state
 
     def ray(self, gradient: jax.Array) -> jax.Array:
+        """The ray of this gradient."""
         raise TypeError(f"{type(self).__name__} does not say what its ray is")
 
 
 @value
-class Sign(_Stateless):
+class Sign(Direction):
     """`sign(g)`: the steepest direction in the linf norm (Goodfellow et al. 2015)."""
 
     def ray(self, gradient: jax.Array) -> jax.Array:
@@ -55,7 +52,7 @@ class Sign(_Stateless):
 
 
 @value
-class Value(_Stateless):
+class Value(Direction):
     """`g / max|g|`: the gradient as it is (Rozsa et al. 2016, eq. 6), scaled so that a step of s is s in linf."""
 
     def ray(self, gradient: jax.Array) -> jax.Array:
@@ -63,7 +60,7 @@ class Value(_Stateless):
 
 
 @value
-class L2(_Stateless):
+class L2(Direction):
     """`g / ||g||_2`: the steepest direction in the l2 norm (Shaham et al. 2015, eq. 11)."""
 
     def ray(self, gradient: jax.Array) -> jax.Array:
@@ -73,7 +70,7 @@ class L2(_Stateless):
 
 
 @value
-class L1(_Stateless):
+class L1(Direction):
     """`sign(g) / k` on the k entries of largest |g|: the steepest direction in the l1 norm (Shaham, eq. 11)."""
 
     pixels: int = static(default=1)
@@ -82,7 +79,6 @@ class L1(_Stateless):
         check_count("pixels", self.pixels)
 
     def check_image_shape(self, shape: tuple[int, ...]) -> None:
-        """Raises ValueError if images of `shape` [H, W, C] have fewer entries than `pixels`."""
         if self.pixels > np.prod(shape):
             raise ValueError(f"pixels must be at most {np.prod(shape)}, the entries of an image, got {self.pixels}")
 
@@ -94,13 +90,12 @@ class L1(_Stateless):
 
 
 @value
-class Masked(_Stateless):
+class Masked(Direction):
     """`g * mask`: forgets the gradient outside the mask ([H, W, C] or [H, W, 1]; per image with [B, ...])."""
 
-    mask: Any = number(rank=3, dtype=np.bool_)
+    mask: Mask = number(rank=3, dtype=np.bool_)
 
     def check_image_shape(self, shape: tuple[int, ...]) -> None:
-        """Raises ValueError if the mask does not fit images of `shape` [H, W, C]."""
         check_mask_shape(self.mask, shape)
 
     def ray(self, gradient: jax.Array) -> jax.Array:
@@ -108,7 +103,7 @@ class Masked(_Stateless):
 
 
 @value
-class Inside(_Stateless):
+class Inside(Direction):
     """Forgets the gradient where the pixel is 0 and ought to fall, or 1 and ought to rise: no step goes there."""
 
     def update(
@@ -121,7 +116,7 @@ class Inside(_Stateless):
 
 
 @value
-class Tangent(_Stateless):
+class Tangent(Direction):
     """`Pi_B g`: the gradient's orthogonal projection onto the span of `basis` (Shaham et al. 2015, eq. 12-13).
 
     Attributes:
@@ -129,10 +124,9 @@ class Tangent(_Stateless):
         independent.
     """
 
-    basis: Any = number(rank=4)
+    basis: np.ndarray | jax.Array = number(rank=4)
 
     def check_image_shape(self, shape: tuple[int, ...]) -> None:
-        """Raises ValueError if the basis is not of images of `shape` [H, W, C]."""
         if tuple(np.shape(self.basis)[-3:]) != tuple(shape):
             raise ValueError(
                 f"basis must be [k, {', '.join(map(str, shape))}], or one for each image, got {np.shape(self.basis)}"
@@ -148,7 +142,7 @@ class Tangent(_Stateless):
 
 
 @value
-class Optax:
+class Optax(Direction):
     """An optax transformation.  Keep it in a variable: its functions are new, and compile anew, when built anew."""
 
     transformation: optax.GradientTransformation = static()
@@ -162,14 +156,15 @@ class Optax:
         complete = optax.with_extra_args_support(self.transformation)
         # optax mixes integer counts and floats, which strict promotion (a user's setting) would refuse.
         with jax.numpy_dtype_promotion("standard"):
-            return complete.update(gradient, state, image, **extra)
+            ray, state = complete.update(gradient, state, image, **extra)
+        return ray, state
 
 
 @value
-class Chain:
+class Chain(Direction):
     """Directions one after the other: `Chain((optax.trace(0.9), Sign()))` is momentum, then its sign."""
 
-    parts: tuple[Any, ...] = ()
+    parts: tuple[Direction, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", tuple(as_direction(part) for part in self.parts))
@@ -198,12 +193,12 @@ def steepest_ray(norm: Literal["linf", "l2", "l1"], pixels: int = 1) -> Sign | L
     return Sign() if norm == "linf" else L2()
 
 
-def as_direction(part: Any) -> Any:
+def as_direction(part: Direction | optax.GradientTransformation) -> Direction:
     """`part` itself, or an optax transformation wrapped so that JAX sees it as structure."""
     return Optax(part) if isinstance(part, optax.GradientTransformation) else part
 
 
-def check_mask_shape(mask: Any, shape: tuple[int, ...]) -> None:
+def check_mask_shape(mask: Mask, shape: tuple[int, ...]) -> None:
     """Raises ValueError unless `mask` is [..., H, W, C] or [..., H, W, 1] for images of `shape` [H, W, C]."""
     height, width, channels = shape
     if tuple(np.shape(mask)[-3:]) not in {(height, width, channels), (height, width, 1)}:

@@ -4,17 +4,15 @@ A compiled program cannot raise, so that it carries these flags out, one set for
 reads them on the host: `perturb` raises or warns; in a `jit` of your own `Perturbation.check` does so afterwards.
 """
 
-import dataclasses
 import warnings
 from enum import IntFlag
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from advjax.attacks.constraints import Quantize
-from advjax.value import walk
+from advjax.attacks.part import Part, parts
 
 __all__ = [
     "Fault",
@@ -76,7 +74,7 @@ _WARNINGS = {
 }
 
 
-def image_faults(attack: Any, images: jax.Array, labels: jax.Array, classes: int) -> jax.Array:
+def image_faults(attack: Part | None, images: jax.Array, labels: jax.Array, classes: int) -> jax.Array:
     """The faults of each image and label as bits of `Fault`, int32 [B]; a pure function, for inside a `jit`.
 
     Args:
@@ -94,7 +92,7 @@ def image_faults(attack: Any, images: jax.Array, labels: jax.Array, classes: int
     """
     axes = tuple(range(1, images.ndim))
     off_grid = jnp.zeros_like(labels, dtype=jnp.bool_)
-    for part in walk(attack):
+    for part in () if attack is None else parts(attack):
         if isinstance(part, Quantize):
             off_level = jnp.abs(images - part.snap(images)) * float(part.levels - 1)
             off_grid = off_grid | jnp.any(off_level > _OFF_LEVEL, axis=axes)
@@ -108,15 +106,12 @@ def image_faults(attack: Any, images: jax.Array, labels: jax.Array, classes: int
     )
 
 
-def target_faults(attack: Any, classes: int) -> jax.Array:
+def target_faults(attack: Part, classes: int) -> jax.Array:
     """The faults of an attack on one image, whose numbers are scalars: of its targets and ranks, an int32."""
     unknown = jnp.zeros((), jnp.bool_)
-    for part in walk(attack):
-        fields = [f.name for f in dataclasses.fields(part) if f.metadata.get("rank") == 0]
-        given = [getattr(part, name) for name in fields if name in ("target", "rank")]
-        for number in given:
-            if number is not None:
-                unknown = unknown | (jnp.asarray(number) < 0) | (jnp.asarray(number) >= classes)
+    for part in parts(attack):
+        for number in part.asked_classes().values():
+            unknown = unknown | (jnp.asarray(number) < 0) | (jnp.asarray(number) >= classes)
     return add_bits({Fault.UNKNOWN_TARGET: unknown})
 
 

@@ -1,37 +1,32 @@
 """Projected gradient descent, everywhere or in a region, and attacks towards a class."""
 
-import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
-from advjax.attacks.attack import BestOf, Finish, Move, RandomStart, Repeat, check_single
-from advjax.attacks.constraints import All, Box, Quantize, ball
-from advjax.attacks.criteria import Misclassified, TargetReached
+from advjax.attacks.attack import Attack, BestOf, Finish, Move, RandomStart, Repeat, check_single
+from advjax.attacks.constraints import All, Ball, Box, Constraint, Quantize, ball
 from advjax.attacks.directions import Chain, Inside, steepest_ray
-from advjax.attacks.objectives import CrossEntropy, Margin, Targeted
-from advjax.attacks.regions import Within, mask_constraints, mask_directions, named_region
-from advjax.attacks.searches import Boundary, Fixed
+from advjax.attacks.objectives import CrossEntropy, Objective
+from advjax.attacks.part import Mask, Number
+from advjax.attacks.regions import Region, Within, mask_constraints, mask_directions, named_region
+from advjax.attacks.searches import Fixed
 from advjax.attacks.settings import check_count, check_integer, check_radius
 
 __all__ = ["localized_pgd", "pgd", "targeted"]
 
-# Of a trained LeNet's 415 rays that cross their target class, on scikit-learn's digits, two passes found 412, four 414
-# and eight 415 (2026-11-25).
-_TARGET_PASSES = 8
-
 
 def pgd(
-    epsilon: Any,
+    epsilon: Number,
     *,
     norm: Literal["linf", "l2", "l1"] = "linf",
-    step_size: Any,
+    step_size: Number,
     steps: int,
     random_start: bool = True,
     restarts: int = 1,
     pixels: int = 1,
-    objective: Any = None,
-    mask: Any = None,
+    objective: Objective | None = None,
+    mask: Mask | None = None,
     levels: int | None = 256,
-) -> Any:
+) -> Attack:
     """Projected gradient descent: `x <- clip(P(x + step_size d(grad J)), 0, 1)` (Madry et al. 2018).
 
     P is the exact projection onto the ball around the clean image, d the steepest direction in the norm: the sign
@@ -67,18 +62,18 @@ def pgd(
 
 
 def localized_pgd(
-    region: Any,
-    epsilon: Any,
+    region: str | Region,
+    epsilon: Number,
     *,
-    step_size: Any,
+    step_size: Number,
     steps: int,
     localize: Literal["after", "inside"] = "after",
     random_start: bool = True,
     restarts: int = 1,
-    objective: Any = None,
-    mask: Any = None,
+    objective: Objective | None = None,
+    mask: Mask | None = None,
     levels: int | None = 256,
-) -> Any:
+) -> Attack:
     """Linf PGD that changes only a region of each image (Rothberg, Chen & Ji, "Localized Adversarial Training").
 
     With m the region's 0/1 mask of the clean image x, computed inside the program, "after" is Algorithm 1 as written,
@@ -113,7 +108,7 @@ def localized_pgd(
     return _descent(move, around, steps, random_start, restarts, (*_grid(levels), local))
 
 
-def targeted(attack: Any, targets: Any) -> Any:
+def targeted(attack: Attack, targets: Number) -> Attack:
     """The attack turned towards a class t: it climbs `log softmax(h)_t` instead of the cross-entropy.
 
     Where it climbed the margin, that becomes `h_t - max_{j != t} h_j`.  Its criterion becomes `TargetReached(t)`: a
@@ -136,33 +131,19 @@ def targeted(attack: Any, targets: Any) -> Any:
     """
     check_single(attack)
     check_integer("targets", targets)
-    aims = {CrossEntropy(): Targeted(targets), Margin(): Margin(targets), Misclassified(): TargetReached(targets)}
-
-    def aimed(part: Any) -> Any:
-        own = {field.name for field in dataclasses.fields(part)}
-        fields = {name: getattr(part, name) for name in ("objective", "criterion") if name in own}
-        if any(field not in aims for field in fields.values()):
-            raise ValueError(f"attack must climb the cross-entropy or the margin, without a target, got {fields}")
-        changed: dict[str, Any] = {name: aims[field] for name, field in fields.items()}
-        if hasattr(part, "attack"):
-            changed["attack"] = aimed(part.attack)
-        if isinstance(getattr(part, "search", None), Boundary):
-            changed["search"] = dataclasses.replace(part.search, passes=max(part.search.passes, _TARGET_PASSES))
-        if not changed:
-            raise ValueError(f"attack must climb the cross-entropy or the margin, got {part!r}")
-        return dataclasses.replace(part, **changed)
-
-    return aimed(attack)
+    return attack.towards(targets)
 
 
 def _grid(levels: int | None) -> tuple[Quantize, ...]:
     return () if levels is None else (Quantize(levels, "inward"),)
 
 
-def _descent(move: Move, region: Any, steps: int, random_start: bool, restarts: int, last: tuple[Any, ...]) -> Any:
+def _descent(
+    move: Move, region: Ball, steps: int, random_start: bool, restarts: int, last: tuple[Constraint, ...]
+) -> Attack:
     """The move `steps` times, from a random start in `region`; its image is made allowed by `last`."""
     check_count("restarts", restarts)
-    attack: Any = Repeat(move, steps)
+    attack: Attack = Repeat(move, steps)
     if random_start:
         attack = RandomStart(attack, region, move.constraint)
     if last:

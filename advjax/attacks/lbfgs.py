@@ -1,5 +1,6 @@
 """The attack that found adversarial examples: box-constrained L-BFGS towards a class (Szegedy et al. 2014)."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -7,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from advjax.attacks.attack import Failure, Problem, State, first_state, made_finite
-from advjax.attacks.constraints import All, Box, Quantize
-from advjax.attacks.criteria import Misclassified, TargetReached
-from advjax.attacks.directions import Chain
-from advjax.attacks.objectives import Targeted, check_targets, ranked_class
+from advjax.attacks.attack import Attack, Failure, Problem, State, made_finite
+from advjax.attacks.constraints import All, Box, Constraint, Quantize
+from advjax.attacks.criteria import Criterion, Misclassified, TargetReached
+from advjax.attacks.directions import Chain, Direction
+from advjax.attacks.objectives import Targeted, ranked_class
+from advjax.attacks.part import Mask, Number
 from advjax.attacks.regions import mask_constraints, mask_directions
 from advjax.attacks.settings import check_count, check_integer
 from advjax.value import number, static, value
@@ -24,12 +26,12 @@ _PRECONDITION = optax.scale_by_lbfgs(_MEMORY)
 
 
 def lbfgs(
-    targets: Any = None,
+    targets: Number | None = None,
     *,
     steps: int = 40,
     searches: int = 12,
     c_range: tuple[float, float] = (1e-3, 1e3),
-    mask: Any = None,
+    mask: Mask | None = None,
     levels: int | None = 256,
 ) -> "BoxLBFGS":
     """The smallest change that makes a class of your choice the answer (Szegedy et al. 2014; Shaham et al., eq. 1).
@@ -92,12 +94,12 @@ class _Bisection(NamedTuple):
 
 
 @value
-class BoxLBFGS:
+class BoxLBFGS(Attack):
     """See `lbfgs`, which makes it."""
 
-    target: Any = number(dtype=np.int32)
-    mask: Any
-    constraint: Any
+    target: Number | None = number(dtype=np.int32)
+    mask: Direction
+    constraint: Constraint
     c_range: tuple[float, float] = static()
     steps: int = static()
     searches: int = static()
@@ -110,17 +112,12 @@ class BoxLBFGS:
         object.__setattr__(self, "c_range", tuple(bounds))
 
     @property
-    def criterion(self) -> Misclassified | TargetReached:
+    def criterion(self) -> Criterion:
         """Its target; the class that comes second is as good as any other."""
         return Misclassified() if self.target is None else TargetReached(self.target)
 
-    def check_classes(self, classes: int) -> None:
-        """Raises ValueError if a target is no class of the model."""
-        if self.target is not None:
-            check_targets(self.target, classes)
-
-    def init(self, problem: Problem, key: jax.Array) -> State:
-        return first_state(problem, key)
+    def asked_classes(self) -> dict[str, Number]:
+        return {} if self.target is None else {"targets": self.target}
 
     def step(self, problem: Problem, state: State) -> State:
         if self.target is None:
@@ -199,10 +196,13 @@ def _no_memory(image: jax.Array) -> Any:
 def _precondition(gradient: jax.Array, memory: Any, image: jax.Array) -> tuple[jax.Array, Any]:
     # optax mixes integer counts and floats, which strict promotion (a user's setting) would refuse.
     with jax.numpy_dtype_promotion("standard"):
-        return _PRECONDITION.update(gradient, memory, image)
+        ray, memory = _PRECONDITION.update(gradient, memory, image)
+    return ray, memory
 
 
-def _backtrack(objective: Any, p: _Point, ray: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _backtrack(
+    objective: Callable[[jax.Array], jax.Array], p: _Point, ray: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The first of x - ray, x - ray/2, ... clipped to [0, 1], that lowers the objective enough (Armijo); else x."""
 
     def at(halvings: jax.Array) -> jax.Array:

@@ -2,16 +2,17 @@
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax.attacks.attack import Move, Stack, stack
+from advjax.attacks.attack import Attack, Move, Stack, stack
 from advjax.attacks.constraints import All, Box, Quantize
-from advjax.attacks.directions import Chain, Sign, Tangent, Value, steepest_ray
-from advjax.attacks.objectives import CrossEntropy, HotCold
+from advjax.attacks.directions import Chain, Direction, Sign, Tangent, Value, steepest_ray
+from advjax.attacks.objectives import CrossEntropy, HotCold, Objective
+from advjax.attacks.part import Mask, Number
 from advjax.attacks.regions import mask_constraints, mask_directions
 from advjax.attacks.searches import Boundary, Fixed
 from advjax.attacks.settings import check_integer, check_radius, check_real
@@ -19,7 +20,7 @@ from advjax.attacks.settings import check_integer, check_radius, check_real
 __all__ = ["fgs", "fgv", "hard_positive", "hot_cold", "hot_cold_sign", "steepest"]
 
 
-def fgs(epsilon: Any = None, *, mask: Any = None, levels: int | None = 256) -> Move:
+def fgs(epsilon: Number | None = None, *, mask: Mask | None = None, levels: int | None = 256) -> Move:
     """Fast gradient sign: `x + s sign(grad_x J(x, y))` (Goodfellow et al. 2015; Rozsa et al. 2016, section 4).
 
     Args:
@@ -48,7 +49,7 @@ def fgs(epsilon: Any = None, *, mask: Any = None, levels: int | None = 256) -> M
     return _along_ray(CrossEntropy(), Sign(), epsilon, mask, levels)
 
 
-def fgv(epsilon: Any = None, *, mask: Any = None, levels: int | None = 256) -> Move:
+def fgv(epsilon: Number | None = None, *, mask: Mask | None = None, levels: int | None = 256) -> Move:
     """Fast gradient value: `x + s g / max|g|`, g = grad_x J(x, y) (Rozsa et al. 2016, eq. 6).
 
     Arguments, result and errors as for `fgs`.
@@ -61,12 +62,12 @@ def fgv(epsilon: Any = None, *, mask: Any = None, levels: int | None = 256) -> M
 
 
 def hot_cold(
-    rank: Any = None,
+    rank: Number | None = None,
     *,
     ranks: Iterable[int] | None = None,
-    targets: Any = None,
-    epsilon: Any = None,
-    mask: Any = None,
+    targets: Number | None = None,
+    epsilon: Number | None = None,
+    mask: Mask | None = None,
     levels: int | None = 256,
     cold: Literal["paper", "abs"] = "paper",
 ) -> Move | Stack:
@@ -101,12 +102,12 @@ def hot_cold(
 
 
 def hot_cold_sign(
-    rank: Any = None,
+    rank: Number | None = None,
     *,
     ranks: Iterable[int] | None = None,
-    targets: Any = None,
-    epsilon: Any = None,
-    mask: Any = None,
+    targets: Number | None = None,
+    epsilon: Number | None = None,
+    mask: Mask | None = None,
     levels: int | None = 256,
     cold: Literal["paper", "abs"] = "paper",
 ) -> Move | Stack:
@@ -121,7 +122,7 @@ def hot_cold_sign(
     return _hot_cold(Sign(), rank, ranks, targets, epsilon, mask, levels, cold)
 
 
-def hard_positive(attack: Any, factor: Any) -> Any:
+def hard_positive(attack: Attack | Stack, factor: Number) -> Attack | Stack:
     """The image beyond the boundary: `x + factor s* d`, s* the boundary distance (Rozsa et al. 2016, section 4.3).
 
     The continuous perturbation is scaled, and then rounded and clipped.  The paper uses 1.05 and 1.10.
@@ -139,20 +140,23 @@ def hard_positive(attack: Any, factor: Any) -> Any:
     """
     check_real("factor", factor, "a finite number of 1 or more", lambda array: np.isfinite(array) & (array >= 1))
     if isinstance(attack, Stack):
-        return Stack(jax.vmap(lambda single: hard_positive(single, jnp.asarray(factor, jnp.float32)))(attack.attack))
+        return Stack(jax.vmap(lambda single: _beyond(single, jnp.asarray(factor, jnp.float32)))(attack.attack))
+    return _beyond(attack, factor)
+
+
+def _beyond(attack: Attack, factor: Number) -> Move:
     if isinstance(attack, Move) and isinstance(attack.search, Boundary):
-        search = dataclasses.replace(attack.search, factor=factor)
-        return dataclasses.replace(attack, search=search)
+        return dataclasses.replace(attack, search=dataclasses.replace(attack.search, factor=factor))
     raise ValueError(f"attack must search the boundary, as fgs() without epsilon does, got {attack!r}")
 
 
 def steepest(
     norm: Literal["linf", "l2", "l1"],
-    radius: Any,
+    radius: Number,
     *,
     pixels: int = 1,
-    basis: Any = None,
-    mask: Any = None,
+    basis: np.ndarray | jax.Array | None = None,
+    mask: Mask | None = None,
     levels: int | None = 256,
     box: bool = True,
 ) -> Move:
@@ -198,7 +202,14 @@ def steepest(
 
 
 def _hot_cold(
-    direction: Any, rank: Any, ranks: Any, targets: Any, epsilon: Any, mask: Any, levels: Any, cold: Any
+    direction: Direction,
+    rank: Number | None,
+    ranks: Iterable[int] | None,
+    targets: Number | None,
+    epsilon: Number | None,
+    mask: Mask | None,
+    levels: int | None,
+    cold: Literal["paper", "abs"],
 ) -> Move | Stack:
     if sum(choice is not None for choice in (rank, ranks, targets)) > 1:
         raise ValueError(f"give one of rank, ranks and targets, got {rank}, {ranks} and {targets}")
@@ -219,7 +230,9 @@ def _hot_cold(
     return _along_ray(HotCold(rank, None, cold), direction, epsilon, mask, levels)
 
 
-def _along_ray(objective: Any, direction: Any, epsilon: Any, mask: Any, levels: int | None) -> Move:
+def _along_ray(
+    objective: Objective, direction: Direction, epsilon: Number | None, mask: Mask | None, levels: int | None
+) -> Move:
     """One move along `direction`: to the boundary, rounded to the nearest level, or `epsilon` far and no farther."""
     if epsilon is not None:
         check_radius("epsilon", epsilon)

@@ -1,12 +1,14 @@
 """Objectives: (logits [K], label, clean logits [K]) -> the scalar that an attack climbs."""
 
-from typing import Any, Literal, Protocol
+from abc import ABC, abstractmethod
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from advjax.attacks.part import Number, Part
 from advjax.value import number, static, value
 
 __all__ = [
@@ -17,16 +19,21 @@ __all__ = [
     "Targeted",
     "TargetedDLR",
     "best_other",
-    "check_targets",
     "margin",
     "ranked_class",
 ]
 
 
-class Objective(Protocol):
-    """What an attack climbs.  `clean_logits` are those of the unperturbed image; they are constants."""
+class Objective(Part, ABC):
+    """What an attack climbs, on one image."""
 
-    def __call__(self, logits: jax.Array, label: jax.Array, clean_logits: jax.Array) -> jax.Array: ...
+    @abstractmethod
+    def __call__(self, logits: jax.Array, label: jax.Array, clean_logits: jax.Array) -> jax.Array:
+        """The scalar; logits [K], label a scalar, `clean_logits` [K] those of the unperturbed image, constants."""
+
+    def towards(self, targets: Number) -> "Objective":
+        """The like of it that climbs towards classes, for `targeted`; ValueError if there is none."""
+        raise ValueError(f"attack must climb the cross-entropy or the margin, without a target, got {self!r}")
 
 
 def margin(logits: jax.Array, label: jax.Array) -> jax.Array:
@@ -39,14 +46,14 @@ def best_other(logits: jax.Array, label: jax.Array) -> jax.Array:
     return jnp.max(jnp.where(_one_hot(label, logits), -jnp.inf, logits))
 
 
-def ranked_class(clean_logits: jax.Array, label: jax.Array, rank: Any) -> jax.Array:
+def ranked_class(clean_logits: jax.Array, label: jax.Array, rank: Number) -> jax.Array:
     """The class of the `rank`-th largest clean logit among the classes other than the label, from 1."""
     others = jnp.where(_one_hot(label, clean_logits), -jnp.inf, clean_logits)
     return jnp.argsort(others, descending=True)[rank - 1]
 
 
 @value
-class CrossEntropy:
+class CrossEntropy(Objective):
     """`J = -log softmax(h)_y`, the objective of fast gradient sign and value and of PGD.
 
     As everywhere, its gradient is `softmax(h) - e_y`, in which float32 loses the label's own share where the label
@@ -54,44 +61,49 @@ class CrossEntropy:
     """
 
     def __call__(self, logits: jax.Array, label: jax.Array, clean_logits: jax.Array) -> jax.Array:
-        return optax.softmax_cross_entropy_with_integer_labels(logits, label)
+        loss: jax.Array = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+        return loss
+
+    def towards(self, targets: Number) -> Objective:
+        return Targeted(targets)
 
 
 @value
-class Margin:
+class Margin(Objective):
     """`max_{j != y} h_j - h_y`, which does not saturate where the softmax does (Carlini & Wagner 2017).
 
     Attributes:
       target: None; or a class (or one for each image [B]) to climb towards, `h_target - max_{j != target} h_j`.
     """
 
-    target: Any = number(dtype=np.int32, default=None)
+    target: Number | None = number(dtype=np.int32, default=None)
 
-    def check_classes(self, classes: int) -> None:
-        """Raises ValueError if a target is no class of the model."""
-        if self.target is not None:
-            check_targets(self.target, classes)
+    def asked_classes(self) -> dict[str, Number]:
+        return {} if self.target is None else {"targets": self.target}
+
+    def towards(self, targets: Number) -> Objective:
+        return super().towards(targets) if self.target is not None else Margin(targets)
 
     def __call__(self, logits: jax.Array, label: jax.Array, clean_logits: jax.Array) -> jax.Array:
         return margin(logits, label) if self.target is None else -margin(logits, jnp.asarray(self.target))
 
 
 @value
-class Targeted:
+class Targeted(Objective):
     """`log softmax(h)_target`: climbs towards the class `target` (a class number, or one for each image [B])."""
 
-    target: Any = number(dtype=np.int32)
+    target: Number = number(dtype=np.int32)
 
-    def check_classes(self, classes: int) -> None:
-        """Raises ValueError if a target is no class of the model."""
-        check_targets(self.target, classes)
+    def asked_classes(self) -> dict[str, Number]:
+        return {"targets": self.target}
 
     def __call__(self, logits: jax.Array, label: jax.Array, clean_logits: jax.Array) -> jax.Array:
-        return -optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(self.target))
+        loss: jax.Array = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(self.target))
+        return -loss
 
 
 @value
-class TargetedDLR:
+class TargetedDLR(Objective):
     """`(h_t - h_y) / (h_1st - (h_3rd + h_4th) / 2)`: the targeted difference-of-logits ratio (Croce & Hein 2020).
 
     Neither shifting nor scaling the logits changes it, so that a softmax which saturates cannot hide the gradient.
@@ -103,7 +115,10 @@ class TargetedDLR:
       rank: the target t is the class of the rank-th largest clean logit among the classes other than y, from 1.
     """
 
-    rank: Any = number(dtype=np.int32, default=1)
+    rank: Number = number(dtype=np.int32, default=1)
+
+    def asked_classes(self) -> dict[str, Number]:
+        return {"rank": self.rank}
 
     def __call__(self, logits: jax.Array, label: jax.Array, clean_logits: jax.Array) -> jax.Array:
         if logits.shape[-1] < 4:
@@ -119,7 +134,7 @@ class TargetedDLR:
 
 
 @value
-class HotCold:
+class HotCold(Objective):
     """Rozsa et al. 2016, eq. 7: adds the features of a hot class and removes those of the cold class y.
 
     With h the logits of the clean image, y its label and c != y the hot class, the cotangent is
@@ -135,8 +150,8 @@ class HotCold:
       cold: "paper" takes -h_y literally; "abs" takes -|h_y|, which still cools the class where h_y < 0.
     """
 
-    rank: Any = number(dtype=np.int32, default=None)
-    target: Any = number(dtype=np.int32, default=None)
+    rank: Number | None = number(dtype=np.int32, default=None)
+    target: Number | None = number(dtype=np.int32, default=None)
     cold: Literal["paper", "abs"] = static(default="paper")
 
     def __post_init__(self) -> None:
@@ -147,18 +162,13 @@ class HotCold:
         if isinstance(self.rank, np.ndarray) and np.any(self.rank < 1):
             raise ValueError(f"rank must be 1 (the closest class) or more, got {self.rank}")
 
-    def check_classes(self, classes: int) -> None:
-        """Raises ValueError if a rank or target lies beyond the model's classes."""
-        if self.target is not None:
-            check_targets(self.target, classes)
-        elif self.rank is not None and np.any(np.asarray(self.rank) > classes - 1):
-            raise ValueError(
-                f"rank must be at most {classes - 1}, the number of other classes, got {np.max(self.rank)}"
-            )
+    def asked_classes(self) -> dict[str, Number]:
+        asked = {"targets": self.target, "rank": self.rank}
+        return {name: number for name, number in asked.items() if number is not None}
 
     def __call__(self, logits: jax.Array, label: jax.Array, clean_logits: jax.Array) -> jax.Array:
         is_label = _one_hot(label, clean_logits)
-        hot = ranked_class(clean_logits, label, self.rank) if self.target is None else jnp.asarray(self.target)
+        hot = jnp.asarray(self.target) if self.rank is None else ranked_class(clean_logits, label, self.rank)
         cold = jnp.abs(clean_logits) if self.cold == "abs" else clean_logits
         omega = jnp.where(_one_hot(hot, clean_logits), jnp.abs(clean_logits), jnp.zeros_like(clean_logits))
         omega = jnp.where(is_label, -cold, omega)
@@ -170,10 +180,3 @@ class HotCold:
 
 def _one_hot(index: jax.Array, logits: jax.Array) -> jax.Array:
     return jnp.arange(logits.shape[-1], dtype=jnp.int32) == index
-
-
-def check_targets(targets: object, classes: int) -> None:
-    """Raises ValueError unless `targets` are classes of a model with `classes` of them."""
-    array = np.asarray(targets)
-    if np.any((array < 0) | (array >= classes)):
-        raise ValueError(f"targets must be classes from 0 to {classes - 1}, got {array}")

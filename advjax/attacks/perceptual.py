@@ -1,12 +1,11 @@
 """PassAtLeast: the constraint that an image must look like its original, by PASS."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax.attacks.constraints import Quantize
+from advjax.attacks.constraints import Constraint, Quantize
+from advjax.attacks.part import Number
 from advjax.scores.pass_score import pass_score
 from advjax.value import number, static, value
 
@@ -14,7 +13,7 @@ __all__ = ["PassAtLeast"]
 
 
 @value
-class PassAtLeast:
+class PassAtLeast(Constraint):
     """`PASS(x, origin) >= tau`: pulls the perturbation back along its ray until it holds (Rozsa et al. 2016, eq. 5).
 
     With d = candidate - origin the result is `origin + t d`, rounded inward to the grid, for the largest t in [0, 1]
@@ -36,7 +35,7 @@ class PassAtLeast:
       >>> attack = Finish(hot_cold(1), PassAtLeast(0.99))
     """
 
-    tau: Any = number()
+    tau: Number = number()
     grid: Quantize | None = Quantize(256, "inward")
     steps: int = static(default=10)
 

@@ -8,17 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 
-from advjax.attacks.attack import Failure, Problem, Stack
+from advjax.attacks.attack import Attack, Failure, Problem, Stack
 from advjax.attacks.checks import Facts, check_facts, check_inputs, collect_facts, on_host
 from advjax.attacks.consistency import consistency_faults
 from advjax.attacks.constraints import Quantize
-from advjax.attacks.criteria import criterion_of
 from advjax.attacks.faults import image_faults, model_faults, target_faults, warn_faults
+from advjax.attacks.part import parts
 from advjax.attacks.perturbation import Perturbation
 from advjax.classifier import Classifier
 from advjax.fastcpu import accelerate
 from advjax.scores.norms import l0, l1, l2, linf
-from advjax.value import batch_axes, walk
+from advjax.value import batch_axes
 
 __all__ = ["IMAGE_AXIS", "perturb", "perturb_in_silence"]
 
@@ -27,7 +27,7 @@ IMAGE_AXIS = "images"
 
 
 def perturb(
-    attack: Any,
+    attack: Attack | Stack,
     classifier: Classifier,
     images: jax.Array,
     labels: jax.Array,
@@ -71,14 +71,16 @@ def perturb(
     return result
 
 
-def perturb_in_silence(attack: Any, classifier: Classifier, images: jax.Array, labels: jax.Array, key: Any) -> Any:
+def perturb_in_silence(
+    attack: Attack | Stack, classifier: Classifier, images: jax.Array, labels: jax.Array, key: jax.Array | None
+) -> Perturbation:
     """`perturb` without its warnings, for those who call it many times and read `faults` once."""
     result, _ = _perturb(attack, classifier, images, labels, key)
     return result
 
 
 def _perturb(
-    attack: Any, classifier: Classifier, images: jax.Array, labels: jax.Array, key: jax.Array | None
+    attack: Attack | Stack, classifier: Classifier, images: jax.Array, labels: jax.Array, key: jax.Array | None
 ) -> tuple[Perturbation, Facts]:
     keys = check_inputs(attack, classifier, images, labels, key)
     # One integer type, so that another one is not another program.
@@ -96,12 +98,12 @@ class _Outcome(NamedTuple):
 
 @jax.jit
 def _run(
-    attack: Any, classifier: Classifier, images: jax.Array, labels: jax.Array, keys: jax.Array
+    attack: Attack | Stack, classifier: Classifier, images: jax.Array, labels: jax.Array, keys: jax.Array
 ) -> tuple[Perturbation, Facts]:
     given, labels = jnp.asarray(images), jnp.asarray(labels)
     # Float error of a bit or two is allowed, but must not show in the result: the clean image is allowed exactly.
     images = jnp.clip(given, 0.0, 1.0)
-    for part in walk(attack):
+    for part in parts(attack):
         images = part.snap(images) if isinstance(part, Quantize) else images
     attack = jax.tree.map(lambda leaf: _as_dtype(leaf, images.dtype), attack)
     batch = images.shape[0]
@@ -125,7 +127,7 @@ def _run(
 
 
 def _with_faults(
-    attack: Any, classifier: Classifier, given: jax.Array, labels: jax.Array, outcome: _Outcome
+    attack: Attack | Stack, classifier: Classifier, given: jax.Array, labels: jax.Array, outcome: _Outcome
 ) -> tuple[Perturbation, Facts]:
     """The result with the faults of its images, labels and model: clean logits [B, K], or [R, B, K] of a stack."""
     logits, result = outcome.clean_logits, outcome.perturbation
@@ -137,7 +139,7 @@ def _with_faults(
 
 
 def _attack_batch(
-    attack: Any, classifier: Classifier, images: jax.Array, labels: jax.Array, keys: jax.Array
+    attack: Attack, classifier: Classifier, images: jax.Array, labels: jax.Array, keys: jax.Array
 ) -> _Outcome:
     axes = batch_axes(attack, images.shape[0])
     leaves, structure = jax.tree.flatten(attack)
@@ -152,7 +154,7 @@ def _merge(array: jax.Array) -> jax.Array:
     return array.reshape(-1, *array.shape[2:])
 
 
-def _attack_one(attack: Any, classifier: Classifier, image: jax.Array, label: jax.Array, key: jax.Array) -> _Outcome:
+def _attack_one(attack: Attack, classifier: Classifier, image: jax.Array, label: jax.Array, key: jax.Array) -> _Outcome:
     """The attack on one image [H, W, C], and the verdict on exactly the image that it returns."""
 
     def logits_of(image: jax.Array) -> jax.Array:
@@ -165,7 +167,7 @@ def _attack_one(attack: Any, classifier: Classifier, image: jax.Array, label: ja
     logits = logits_of(state.image)
     clean_prediction = jnp.argmax(clean_logits).astype(jnp.int32)
     right = clean_prediction == label
-    criterion = criterion_of(attack)
+    criterion = attack.criterion
     success = right & criterion(logits, label)
     failure = jnp.where(state.failure == Failure.NONE, Failure.NOT_FOOLED, state.failure)
     failure = jnp.where(criterion.possible(label), failure, Failure.LABEL_IS_TARGET)

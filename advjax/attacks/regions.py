@@ -4,13 +4,16 @@ A region is called as `region(image)` for one clean image [H, W, C] and says Tru
 a pixel may change.  All of it runs inside the compiled program, so that each image of a batch has its own region.
 """
 
-from typing import Any, Literal, Protocol
+from abc import ABC, abstractmethod
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from advjax.attacks.constraints import Constraint
 from advjax.attacks.directions import Masked, check_mask_shape
+from advjax.attacks.part import Mask, Number, Part
 from advjax.value import number, static, value
 
 __all__ = [
@@ -19,14 +22,16 @@ __all__ = [
 ]  # fmt: skip
 
 
-class Region(Protocol):
-    """Clean image [H, W, C] -> bool [H, W, 1] or [H, W, C], True where a pixel may change."""
+class Region(Part, ABC):
+    """Where an image may change."""
 
-    def __call__(self, image: jax.Array) -> jax.Array: ...
+    @abstractmethod
+    def __call__(self, image: jax.Array) -> jax.Array:
+        """Clean image [H, W, C] -> bool [H, W, 1] or [H, W, C], True where a pixel may change."""
 
 
 @value
-class Standard:
+class Standard(Region):
     """Every pixel."""
 
     def __call__(self, image: jax.Array) -> jax.Array:
@@ -34,7 +39,7 @@ class Standard:
 
 
 @value
-class Background:
+class Background(Region):
     """All but the centered square of `size` x `size` pixels (Rothberg et al., "background").
 
     The paper keeps "the middle 36 pixels": for 28 x 28 images and size 6, rows and columns 11 to 16 from 0.  Where a
@@ -56,17 +61,17 @@ class Background:
 
 
 @value
-class Exact:
+class Exact(Region):
     """All pixels that are no part of the digit: `x <= threshold` in every channel (Rothberg et al., "exact mask")."""
 
-    threshold: float = number(default=0.0)
+    threshold: Number = number(default=0.0)
 
     def __call__(self, image: jax.Array) -> jax.Array:
         return ~_digit(image, self.threshold)
 
 
 @value
-class Broad:
+class Broad(Region):
     """All pixels neither of the digit nor next to one of it (Rothberg et al., "broad mask").
 
     Attributes:
@@ -74,7 +79,7 @@ class Broad:
       neighbors: 8, corners included, or 4; there are none across the image's border.
     """
 
-    threshold: float = number(default=0.0)
+    threshold: Number = number(default=0.0)
     neighbors: Literal[4, 8] = static(default=8)
 
     def __post_init__(self) -> None:
@@ -89,17 +94,16 @@ class Broad:
 
 
 @value
-class Pixels:
+class Pixels(Region):
     """The pixels where `mask` is 1, whatever the image.
 
     Attributes:
       mask: 0/1 array, 1 = may change; [H, W, C] or [H, W, 1], or one for each image [B, H, W, C or 1].
     """
 
-    mask: Any = number(rank=3, dtype=np.bool_)
+    mask: Mask = number(rank=3, dtype=np.bool_)
 
     def check_image_shape(self, shape: tuple[int, ...]) -> None:
-        """Raises ValueError if the mask does not fit images of `shape` [H, W, C]."""
         check_mask_shape(self.mask, shape)
 
     def __call__(self, image: jax.Array) -> jax.Array:
@@ -107,7 +111,7 @@ class Pixels:
 
 
 @value
-class Within:
+class Within(Constraint):
     """Constraint: only the pixels in `region` may differ from the origin; outside they are the origin's bits.
 
     For a candidate in the linf ball this is the clip to `[x - epsilon m, x + epsilon m]`, m the region as 0/1, that
@@ -120,13 +124,13 @@ class Within:
       [[[1.0], [0.0]]]
     """
 
-    region: Any
+    region: Region
 
     def __call__(self, candidate: jax.Array, origin: jax.Array) -> jax.Array:
         return jnp.where(self.region(origin), candidate, origin)
 
 
-def named_region(region: Any) -> Any:
+def named_region(region: str | Region) -> Region:
     """The region of Rothberg et al. by its name: "standard", "background", "exact" or "broad"; a region is itself.
 
     Raises:
@@ -138,27 +142,32 @@ def named_region(region: Any) -> Any:
       >>> named_region("broad")(jnp.zeros((5, 5, 1)).at[0, 0].set(1.0))[..., 0].astype(int).tolist()
       [[0, 0, 1, 1, 1], [0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1]]
     """
-    regions = {"standard": Standard(), "background": Background(), "exact": Exact(), "broad": Broad()}
+    regions: dict[str, Region] = {
+        "standard": Standard(),
+        "background": Background(),
+        "exact": Exact(),
+        "broad": Broad(),
+    }
     if isinstance(region, str):
         if region not in regions:
             raise ValueError(f"region must be one of {', '.join(regions)}, or a region such as Broad(), got {region!r}")
         return regions[region]
-    if not callable(region):
+    if not isinstance(region, Region):
         raise TypeError(f"region must be a name or a region such as Broad(), got {type(region).__name__}")
     return region
 
 
-def mask_directions(mask: Any) -> tuple[Masked, ...]:
+def mask_directions(mask: Mask | None) -> tuple[Masked, ...]:
     """The direction that a user's `mask` asks for; none for None."""
     return () if mask is None else (Masked(_checked(mask)),)
 
 
-def mask_constraints(mask: Any) -> tuple[Within, ...]:
+def mask_constraints(mask: Mask | None) -> tuple[Within, ...]:
     """The constraint that a user's `mask` asks for; none for None."""
     return () if mask is None else (Within(Pixels(_checked(mask))),)
 
 
-def _digit(image: jax.Array, threshold: Any) -> jax.Array:
+def _digit(image: jax.Array, threshold: Number) -> jax.Array:
     return jnp.any(image > threshold, axis=-1, keepdims=True)
 
 
@@ -171,7 +180,7 @@ def _spread(pixels: jax.Array, axis: int) -> jax.Array:
     return pixels | before | after
 
 
-def _checked(mask: Any) -> Any:
+def _checked(mask: Mask) -> Mask:
     if isinstance(mask, jax.core.Tracer):
         return mask
     array = np.asarray(mask)

@@ -4,17 +4,24 @@ A search is called as `search(candidate, fooled, active)` for one image: `candid
 that distance, `fooled(image)` asks the model, `active` is False where there is no direction.
 """
 
+import dataclasses
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from advjax.attacks.part import Number, Part
 from advjax.attacks.settings import check_count, check_radius
 from advjax.value import number, static, value
 
 __all__ = ["Boundary", "Fixed", "Found", "Search"]
+
+# Of a trained LeNet's 415 rays that cross their target class, on scikit-learn's digits, two passes found 412, four 414
+# and eight 415 (2026-11-25).
+_TARGET_PASSES = 8
 
 
 class Found(NamedTuple):
@@ -26,27 +33,38 @@ class Found(NamedTuple):
     found: jax.Array
 
 
-class Search(Protocol):
-    """See the module's docstring."""
+class Search(Part, ABC):
+    """How far to go along a ray, on one image."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        candidate: Callable[[jax.Array], jax.Array],
+        fooled: Callable[[jax.Array], jax.Array],
+        active: jax.Array,
+    ) -> Found:
+        """See the module's docstring."""
+
+    def towards(self, targets: Number) -> "Search":
+        """The search for images of these classes, for `targeted`: the same, unless they are harder to find."""
+        return self
+
+
+@value
+class Fixed(Search):
+    """Goes `step_size` far and does not ask the model."""
+
+    step_size: Number = number()
+
+    def __post_init__(self) -> None:
+        check_radius("step_size", self.step_size)
 
     def __call__(
         self,
         candidate: Callable[[jax.Array], jax.Array],
         fooled: Callable[[jax.Array], jax.Array],
         active: jax.Array,
-    ) -> Found: ...
-
-
-@value
-class Fixed:
-    """Goes `step_size` far and does not ask the model."""
-
-    step_size: float = number()
-
-    def __post_init__(self) -> None:
-        check_radius("step_size", self.step_size)
-
-    def __call__(self, candidate: Any, fooled: Any, active: jax.Array) -> Found:
+    ) -> Found:
         step_size = jnp.asarray(self.step_size)
         # Like `active`: see `Boundary`.
         scale = step_size + jnp.zeros_like(active, dtype=step_size.dtype)
@@ -54,7 +72,7 @@ class Fixed:
 
 
 @value
-class Boundary:
+class Boundary(Search):
     """The smallest distance at which the model is fooled: doubling steps, then bisection in the last section.
 
     Rozsa et al. 2016, section 4.3, gives no numbers; these are ours.  Steps of 1, 2, 4, ... times `start` are added
@@ -74,7 +92,7 @@ class Boundary:
         so that two suffice; one target class it may cross briefly, and `targeted` makes eight.
     """
 
-    factor: float = number(default=1.0)
+    factor: Number = number(default=1.0)
     start: float = static(default=1.0 / 255.0)
     maximum: float = static(default=1e5 / 255.0)
     tolerance: float = static(default=1e-3)
@@ -89,6 +107,9 @@ class Boundary:
         if not 1e-6 <= self.tolerance <= 1:
             raise ValueError(f"tolerance must be from 1e-6 to 1, got {self.tolerance}")
         check_count("passes", self.passes)
+
+    def towards(self, targets: Number) -> Search:
+        return dataclasses.replace(self, passes=max(self.passes, _TARGET_PASSES))
 
     def __call__(
         self,

@@ -10,19 +10,19 @@ import numpy as np
 __all__ = ["check_count", "check_integer", "check_radius", "check_real"]
 
 
-def check_radius(name: str, content: Any) -> None:
+def check_radius(name: str, content: object) -> None:
     """Raises unless `content` is a finite number of 0 or more, or an array of such, one for each image."""
     check_real(name, content, "a finite number of 0 or more", lambda array: np.isfinite(array) & (array >= 0))
 
 
-def check_integer(name: str, content: Any, least: int = 0) -> None:
+def check_integer(name: str, content: object, least: int = 0) -> None:
     """Raises unless `content` is an integer of `least` or more, or an array of such, one for each image."""
     check_real(
         name, content, f"an integer of {least} or more", lambda array: (array == np.floor(array)) & (array >= least)
     )
 
 
-def check_real(name: str, content: Any, wanted: str, allowed: Callable[[np.ndarray], np.ndarray]) -> None:
+def check_real(name: str, content: object, wanted: str, allowed: Callable[[np.ndarray], np.ndarray]) -> None:
     """Raises TypeError for what is no real number, nor an array or list of them, ValueError for what is not `allowed`.
 
     Text, None, complex numbers and truth values are no numbers.  What is traced has no values to ask `allowed` about.
@@ -43,7 +43,7 @@ def check_real(name: str, content: Any, wanted: str, allowed: Callable[[np.ndarr
         raise ValueError(f"{wanted}, got {refused[0]}" + (" among others" if array.ndim else ""))
 
 
-def check_count(name: str, count: Any) -> None:
+def check_count(name: str, count: object) -> None:
     """Raises ValueError unless `count` is an integer of 1 or more."""
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise ValueError(f"{name} must be an integer of 1 or more, got {count!r}")

@@ -1,15 +1,17 @@
 """Square: a random search over square patches that reads the model's scores and no gradient (Andriushchenko 2020)."""
 
-from typing import Any, Literal, NamedTuple
+import dataclasses
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax.attacks.attack import Problem, State, first_state
-from advjax.attacks.constraints import All, Box, Quantize, ball
-from advjax.attacks.criteria import Misclassified
-from advjax.attacks.directions import Chain
+from advjax.attacks.attack import Attack, Problem, State
+from advjax.attacks.constraints import All, Ball, Box, Constraint, Quantize, ball
+from advjax.attacks.criteria import Criterion, Misclassified
+from advjax.attacks.directions import Chain, Direction
+from advjax.attacks.part import Mask, Number, Part
 from advjax.attacks.regions import mask_constraints, mask_directions
 from advjax.attacks.settings import check_count, check_radius, check_real
 from advjax.value import number, static, value
@@ -21,12 +23,12 @@ _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
 def square(
-    epsilon: Any,
+    epsilon: Number,
     *,
     norm: Literal["linf", "l2"] = "linf",
     queries: int = 5000,
-    p_init: float = 0.8,
-    mask: Any = None,
+    p_init: Number = 0.8,
+    mask: Mask | None = None,
     levels: int | None = 256,
 ) -> "SquareSearch":
     """The Square attack (Andriushchenko et al. 2020, algorithms 1 to 3): random search on the margin.
@@ -72,7 +74,7 @@ class _Search(NamedTuple):
 
 
 @value
-class SquareSearch:
+class SquareSearch(Attack):
     """See `square`, which makes it.
 
     Attributes:
@@ -83,15 +85,15 @@ class SquareSearch:
       criterion: whose margin proposals must raise; the search ends where it is met.
     """
 
-    patches: Any
-    constraint: Any
-    p_init: float = number()
+    patches: "SquareLinf | SquareL2"
+    constraint: Constraint
+    p_init: Number = number()
     queries: int = static()
-    criterion: Any = Misclassified()
+    criterion: Criterion = Misclassified()
     random = True
 
-    def init(self, problem: Problem, key: jax.Array) -> State:
-        return first_state(problem, key)
+    def towards(self, targets: Number) -> Attack:
+        return dataclasses.replace(self, criterion=self.criterion.towards(targets))
 
     def step(self, problem: Problem, state: State) -> State:
         origin = problem.image
@@ -121,10 +123,10 @@ class SquareSearch:
 
 
 @value
-class SquareLinf:
+class SquareLinf(Part):
     """Stripes and squares of +-epsilon in each channel (algorithm 2)."""
 
-    ball: Any
+    ball: Ball
 
     def start(self, key: jax.Array, origin: jax.Array) -> jax.Array:
         """Vertical stripes, one pixel wide."""
@@ -141,11 +143,11 @@ class SquareLinf:
 
 
 @value
-class SquareL2:
+class SquareL2(Part):
     """Bumps that take over the budget of other places (algorithm 3)."""
 
-    ball: Any
-    mask: Any
+    ball: Ball
+    mask: Direction
 
     def start(self, key: jax.Array, origin: jax.Array) -> jax.Array:
         """A tiling of bumps, five along the shorter side (section 3.3 and the authors' code)."""
@@ -201,7 +203,7 @@ def _window(key: jax.Array, shape: tuple[int, ...], side: jax.Array) -> tuple[ja
     return inside, top, left
 
 
-def _bump(rows: jax.Array, columns: jax.Array, side: Any) -> jax.Array:
+def _bump(rows: jax.Array, columns: jax.Array, side: int | jax.Array) -> jax.Array:
     """Eta of the paper's eq. 2, up to its norm: a positive hill in the upper half, a negative one in the lower.
 
     A hill of h x w falls by 1 / (d + 1)^2 from each ring d around its middle to the next.
@@ -210,7 +212,7 @@ def _bump(rows: jax.Array, columns: jax.Array, side: Any) -> jax.Array:
     longest = rows.size + columns.size
     tail = jnp.asarray(np.append(0.0, np.cumsum(1.0 / np.arange(1, longest + 1) ** 2)), jnp.float32)
 
-    def hill(row: jax.Array, height: Any) -> jax.Array:
+    def hill(row: jax.Array, height: int | jax.Array) -> jax.Array:
         ring = jnp.maximum(jnp.abs(row - height // 2)[:, None], jnp.abs(columns - side // 2)[None, :])
         rings = jnp.maximum(height // 2 + 1, side // 2 + 1)
         return jnp.maximum(tail[rings] - tail[jnp.minimum(ring, longest)], 0.0)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from advjax.attacks.attack import Attack, Stack
 from advjax.attacks.checks import check_inputs
 from advjax.classifier import Classifier
 from advjax.evaluate.batches import Batch, Batches, slice_attack
@@ -18,7 +19,7 @@ __all__ = ["check_attack", "check_attacks", "check_key", "check_models", "check_
 _PASS_SIDE = 11  # of SSIM's window
 
 
-def check_models(models: Any, batches: Batches) -> None:
+def check_models(models: Mapping[str, Classifier], batches: Batches) -> None:
     """Raises unless `models` maps names to classifiers of these images into one number of classes."""
     _check_names("models", models, "Classifier")
     shape = (batches.padded, *batches.images.shape[1:])
@@ -30,7 +31,9 @@ def check_models(models: Any, batches: Batches) -> None:
         raise ValueError(f"data: labels must be classes from 0 to {classes - 1}, got {batches.labels.max()}")
 
 
-def check_attacks(attacks: Any, models: Mapping[str, Classifier], batches: Batches, key: jax.Array) -> None:
+def check_attacks(
+    attacks: Mapping[str, Attack | Stack], models: Mapping[str, Classifier], batches: Batches, key: jax.Array
+) -> None:
     """Raises unless `attacks` maps names to attacks that fit the data and the models."""
     _check_names("attacks", attacks, "attack")
     if CLEAN in attacks:
@@ -41,7 +44,9 @@ def check_attacks(attacks: Any, models: Mapping[str, Classifier], batches: Batch
             check_attack(attack, models, batches, batch, key)
 
 
-def check_attack(attack: Any, models: Mapping[str, Classifier], batches: Batches, batch: Batch, key: jax.Array) -> None:
+def check_attack(
+    attack: Attack | Stack, models: Mapping[str, Classifier], batches: Batches, batch: Batch, key: jax.Array
+) -> None:
     """Raises unless `attack` fits the data and the models; `batch` is one of the batches."""
     own = slice_attack(attack, len(batches.labels), batch.rows)
     for classifier in models.values():

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from advjax.attacks.attack import check_count
+from advjax.attacks.attack import Attack, Stack, check_count
 from advjax.attacks.faults import Fault
 from advjax.classifier import Classifier
 from advjax.evaluate.batches import Batches, make_batches
@@ -27,7 +27,7 @@ __all__ = ["evaluate"]
 
 def evaluate(
     models: Mapping[str, Classifier],
-    attacks: Mapping[str, Any],
+    attacks: Mapping[str, Attack | Stack],
     data: Any,
     *,
     key: jax.Array,
@@ -112,7 +112,7 @@ def evaluate(
 
 
 def _cells(
-    stream: Stream, judges: Mapping[str, Judge], attacks: Mapping[str, Any], restarts: int, transfer: bool
+    stream: Stream, judges: Mapping[str, Judge], attacks: Mapping[str, Attack | Stack], restarts: int, transfer: bool
 ) -> list[Cell]:
     """The cells: models in order, for each the clean one first, then attack by attack and source by source."""
     clean = {name: stream.clean(f"m{i}-clean", judge) for i, (name, judge) in enumerate(judges.items())}
@@ -141,7 +141,7 @@ def _cells(
 
 def _configuration(
     models: Mapping[str, Classifier],
-    attacks: Mapping[str, Any],
+    attacks: Mapping[str, Attack | Stack],
     batches: Batches,
     key: jax.Array,
     settings: Mapping[str, Any],

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from advjax.attacks.attack import Stack
-from advjax.attacks.criteria import Misclassified, criterion_of
+from advjax.attacks.attack import Attack, Stack, criterion_of
+from advjax.attacks.criteria import Criterion, Misclassified
 from advjax.attacks.perturb import perturb_in_silence
 from advjax.classifier import Classifier
 from advjax.evaluate.batches import Batch
@@ -60,7 +60,7 @@ def measure_clean(judge: Judge, batch: Batch, keys: jax.Array | None) -> dict[st
 
 
 def measure_attack(
-    attack: Any,
+    attack: Attack | Stack,
     source: Classifier,
     targets: Sequence[Judge],
     batch: Batch,
@@ -87,20 +87,22 @@ def measure_attack(
     return _cut(found, batch.valid)
 
 
-def _answers(judge: Judge, criterion: Any, images: jax.Array, labels: jax.Array, keys: jax.Array | None) -> Answers:
+def _answers(
+    judge: Judge, criterion: Criterion, images: jax.Array, labels: jax.Array, keys: jax.Array | None
+) -> Answers:
     if judge.draws and keys is not None:
         return _answer_by_draws(judge.classifier, criterion, images, labels, keys, judge.draws)
     return _answer(judge.classifier, criterion, images, labels)
 
 
 @jax.jit
-def _answer(classifier: Classifier, criterion: Any, images: jax.Array, labels: jax.Array) -> Answers:
+def _answer(classifier: Classifier, criterion: Criterion, images: jax.Array, labels: jax.Array) -> Answers:
     return _read(jax.vmap(classifier)(images), criterion, labels)
 
 
 @functools.partial(jax.jit, static_argnames="draws")
 def _answer_by_draws(
-    classifier: Classifier, criterion: Any, images: jax.Array, labels: jax.Array, keys: jax.Array, draws: int
+    classifier: Classifier, criterion: Criterion, images: jax.Array, labels: jax.Array, keys: jax.Array, draws: int
 ) -> Answers:
     """Each image by itself, at draws of its own: they do not depend on its batch, nor on what the attack has seen."""
 
@@ -128,7 +130,7 @@ def _answer_by_draws(
     )
 
 
-def _read(logits: jax.Array, criterion: Any, labels: jax.Array) -> Answers:
+def _read(logits: jax.Array, criterion: Criterion, labels: jax.Array) -> Answers:
     """Answers of logits [R, P, K], where the criterion's numbers lead with R.
 
     Logits with a NaN are no answer: the first NaN would win the argmax, and might stand at the label. Nothing else
@@ -147,13 +149,13 @@ def _read(logits: jax.Array, criterion: Any, labels: jax.Array) -> Answers:
 
 
 @functools.partial(jax.jit, static_argnames="runs")
-def _possible(criterion: Any, labels: jax.Array, runs: int) -> jax.Array:
+def _possible(criterion: Criterion, labels: jax.Array, runs: int) -> jax.Array:
     """Whether each image [R, P] can meet the criterion at all."""
     spread = jnp.broadcast_to(labels[None], (runs, labels.shape[0]))
     return _over_images(criterion, labels.shape[0], lambda own, label: own.possible(label), spread)
 
 
-def _over_images(criterion: Any, images: int, ask: Any, *arrays: jax.Array) -> jax.Array:
+def _over_images(criterion: Criterion, images: int, ask: Any, *arrays: jax.Array) -> jax.Array:
     """`ask(criterion, ...)` of each image in arrays [R, P, ...], with the criterion's numbers for that image."""
     leaves, structure = jax.tree.flatten(criterion)
     axes = batch_axes(criterion, images, extra=1)

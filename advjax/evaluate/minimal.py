@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from advjax.attacks.attack import check_count, check_single
+from advjax.attacks.attack import Attack, check_count, check_single
 from advjax.attacks.checks import check_inputs
 from advjax.attacks.perturb import perturb_in_silence
 from advjax.classifier import Classifier
@@ -55,7 +55,7 @@ class MinimalEpsilon:
 
 def minimal_epsilon(
     classifier: Classifier,
-    make_attack: Callable[[np.ndarray], Any],
+    make_attack: Callable[[np.ndarray], Attack],
     data: Any,
     *,
     maximum: float,
@@ -118,7 +118,7 @@ def minimal_epsilon(
 
 
 def _bisect(
-    make_attack: Callable[[np.ndarray], Any],
+    make_attack: Callable[[np.ndarray], Attack],
     model: Classifier,
     batch: Batch,
     keys: jax.Array,

@@ -9,11 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from advjax.attacks.attack import Attack, Stack
+from advjax.attacks.part import parts
 from advjax.classifier import Classifier
 from advjax.evaluate.batches import Batches, slice_attack
 from advjax.evaluate.measure import OF_TARGETS, Judge, measure_attack, measure_clean
 from advjax.evaluate.store import Chunks
-from advjax.value import walk
 
 __all__ = ["Stream", "is_random", "progress_bar"]
 
@@ -48,7 +49,7 @@ class Stream:
         return {part: array[0, 0] for part, array in found.items()}
 
     def attack(
-        self, name: str, attack: Any, source: Classifier, targets: Sequence[Judge], restarts: int = 1
+        self, name: str, attack: Attack | Stack, source: Classifier, targets: Sequence[Judge], restarts: int = 1
     ) -> list[Arrays]:
         """For each target the measurements [R, N] over the restarts and the members of a stack: R is their product.
 
@@ -67,7 +68,7 @@ class Stream:
         return measure_clean(judge, batch, self._keys(_ANSWERS, batch.rows) if judge.draws else None)
 
     def _attack_batch(
-        self, attack: Any, source: Classifier, targets: Sequence[Judge], restart: int, index: int
+        self, attack: Attack | Stack, source: Classifier, targets: Sequence[Judge], restart: int, index: int
     ) -> Arrays:
         batch = self.batches[index]
         own = slice_attack(attack, len(self.batches.labels), batch.rows)
@@ -86,9 +87,9 @@ class Stream:
         return {part: np.concatenate([one[part] for one in parts], axis=-1) for part in parts[0]}
 
 
-def is_random(attack: Any) -> bool:
+def is_random(attack: Attack | Stack) -> bool:
     """Whether the attack draws random numbers."""
-    return any(getattr(part, "random", False) for part in walk(attack))
+    return any(part.random for part in parts(attack))
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from advjax.attacks.attack import stack
+from advjax.attacks.attack import Attack, stack
 from advjax.classifier import Classifier
 from advjax.evaluate.batches import make_batches
 from advjax.evaluate.cell import clean_cell, merge_runs
@@ -43,7 +43,7 @@ class Sweep:
 
 def sweep(
     classifier: Classifier,
-    make_attack: Callable[[float], Any],
+    make_attack: Callable[[float], Attack],
     epsilons: Sequence[float],
     data: Any,
     *,

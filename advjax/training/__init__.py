@@ -4,18 +4,20 @@ from advjax.data.pipeline import Resident
 from advjax.data.stream import Stream
 from advjax.training.checkpoint import CheckpointError, Checkpoints
 from advjax.training.faults import DataError, Faults
+from advjax.training.fitted import Fitted
 from advjax.training.history import History
 from advjax.training.interrupts import Preempted
+from advjax.training.linen import LinenModel
 from advjax.training.loop import Trainer
 from advjax.training.optimizers import optimizer
 from advjax.training.predictions import Score, measure, predict
-from advjax.training.run import Fitted, NonFiniteLossError
+from advjax.training.run import NonFiniteLossError
 from advjax.training.sharding import Placement, default_placement, initialize, placement
 from advjax.training.state import TrainState, create, ensemble, stack, to_model, unstack
 from advjax.training.step import Batch, Metrics, cross_entropy, train_step
 
 __all__ = [
-    "TrainState", "create", "ensemble", "stack", "unstack", "to_model",
+    "TrainState", "create", "ensemble", "stack", "unstack", "to_model", "LinenModel",
     "Batch", "Faults", "Metrics", "cross_entropy", "optimizer", "train_step",
     "Resident", "Stream", "Trainer", "Fitted", "History", "DataError", "NonFiniteLossError", "Preempted",
     "Placement", "placement", "default_placement", "initialize",

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax.attacks import Fault, image_faults
+from advjax.attacks import Attack, Fault, image_faults
 from advjax.attacks.constraints import Quantize
 from advjax.command import ExplainedError
 from advjax.data.transforms import to_float
@@ -48,7 +48,7 @@ _TEXTS = (
 )
 
 
-def faults_of(attack: Any, images: jax.Array, labels: jax.Array, classes: int) -> Faults:
+def faults_of(attack: Attack | None, images: jax.Array, labels: jax.Array, classes: int) -> Faults:
     """The faults of a batch, float32 [] each; for inside a `jit`.
 
     Args:

@@ -24,7 +24,7 @@ class Feed(Protocol):
 
     resident: bool
 
-    def next(self, step: int, count: int) -> tuple[Batch, np.ndarray]:
+    def next(self, step: int, count: int) -> tuple[Batch, jax.Array]:
         """Content and order of the steps `step`, ..., `step + count - 1`, filled up to the size of a block."""
 
     def state(self) -> dict[str, Any]:
@@ -58,13 +58,14 @@ class _ResidentFeed:
     resident = True
 
     def __init__(self, data: Resident, where: Placement, keys: jax.Array, batch_size: int, block: int) -> None:
-        self._data, self._keys, self._shape = data, keys, (keys.shape[0], block, batch_size)
+        self._data, self._where, self._keys = data, where, keys
+        self._shape = (keys.shape[0], block, batch_size)
         self._content = Batch(*where.put((data.images, data.labels), where.replicated))
 
-    def next(self, step: int, count: int) -> tuple[Batch, np.ndarray]:
+    def next(self, step: int, count: int) -> tuple[Batch, jax.Array]:
         order = np.zeros(self._shape, np.int32)
         order[:, :count] = self._data.order(self._keys, step, count, self._shape[2])
-        return self._content, order
+        return self._content, self._where.put(order, self._where.replicated)
 
     def state(self) -> dict[str, Any]:
         return {}  # the step says it all
@@ -78,9 +79,9 @@ class _StreamFeed:
 
     def __init__(self, data: Stream, where: Placement, networks: int, block: int) -> None:
         self._data, self._where, self._block = data, where, block
-        self._no_order = np.zeros((networks, 0), np.int32)
+        self._no_order = where.put(np.zeros((networks, 0), np.int32), where.replicated)
         self.state, self.restore = data.state, data.restore
 
-    def next(self, step: int, count: int) -> tuple[Batch, np.ndarray]:
+    def next(self, step: int, count: int) -> tuple[Batch, jax.Array]:
         arrays = [filled(array, self._block) for array in self._data.take(count)]
         return Batch(*(self._where.from_local(x, self._where.of_batch(1, x.ndim)) for x in arrays)), self._no_order

@@ -26,9 +26,10 @@ class History:
 
     rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
-    def add(self, step: int, loss: np.ndarray, accuracy: np.ndarray) -> None:
-        """Appends the row of the block that ended before `step`."""
+    def add(self, step: int, loss: np.ndarray, accuracy: np.ndarray) -> dict[str, Any]:
+        """Appends the row of the block that ended before `step`, and returns it."""
         self.rows.append({"step": step, "loss": _listed(loss), "accuracy": _listed(accuracy)})
+        return self.rows[-1]
 
     def validated(self, score: Score) -> float:
         """Adds what validation said of the last row's networks, and returns their mean accuracy."""
@@ -43,7 +44,7 @@ class History:
         """One column as float32 [S, rows], over the rows that have it.
 
         >>> history = History()
-        >>> history.add(10, np.array([0.5, 0.25]), np.array([1.0, 1.0]))
+        >>> row = history.add(10, np.array([0.5, 0.25]), np.array([1.0, 1.0]))
         >>> history.column("loss", 2).tolist()
         [[0.5], [0.25]]
         """

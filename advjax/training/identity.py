@@ -56,7 +56,7 @@ def _told(array: np.ndarray | jax.Array) -> str:
     return f"{array.dtype}{list(array.shape)} {fingerprint(array)}"
 
 
-def check_identity(old: Mapping[str, Any], new: Mapping[str, Any], folder: pathlib.Path) -> None:
+def check_identity(old: Mapping[str, Any], new: Mapping[str, Any], folder: pathlib.Path | None) -> None:
     """Raises ValueError if the checkpoint in `folder` is of another training, saying what differs."""
     names = list(dict.fromkeys([*old, *new]))
     changed = [f"{name}: {old.get(name)} -> {new.get(name)}" for name in names if old.get(name) != new.get(name)]

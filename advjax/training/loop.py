@@ -1,37 +1,36 @@
-"""The training loop: `Trainer`, whose blocks of steps are compiled once, for all networks and devices at once."""
+"""`Trainer`: everything of a training that can be said beforehand, and `fit`, which puts one together and runs it."""
 
 import contextlib
 import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
-from advjax.data.pipeline import Resident, check_set
+from advjax.data.pipeline import Resident
 from advjax.data.stream import Stream
-from advjax.fastcpu import accelerate
-from advjax.training.faults import Faults
+from advjax.training.block import Block, BlockResult, block_of
 from advjax.training.feed import feed_of
+from advjax.training.fitted import Fitted
 from advjax.training.identity import identity_of
 from advjax.training.keeper import Keeper
-from advjax.training.networks import over_networks
 from advjax.training.progress import bar
-from advjax.training.run import Fitted, Plan, Run
+from advjax.training.run import Plan, Run
 from advjax.training.sharding import Placement, default_placement
-from advjax.training.state import TrainState
-from advjax.training.step import Batch, Metrics, Step
+from advjax.training.state import TrainState, create, stack
+from advjax.training.step import Batch, Step
 
 __all__ = ["Trainer"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trainer:
-    """Trains stacked states by `step`, `block` steps a call of one compiled program.
+    """Trains a network, or several side by side, by `step`, `block` steps a call of one compiled program.
 
     The program is traced once for a shape of states and data: not again for another block, another number of
     steps, or other members of the data. Make one `Trainer` and use it for all networks of a kind.
@@ -44,17 +43,15 @@ class Trainer:
 
     >>> import optax
     >>> from flax import nnx
-    >>> from advjax.training import ensemble, train_step
-    >>> optimizer = optax.sgd(0.1)
-    >>> def flat(x):
-    ...     return x.reshape(x.shape[0], -1)
-    >>> def network(rngs):
-    ...     return nnx.Sequential(flat, nnx.Linear(4, 2, rngs=rngs))
+    >>> from advjax.training import train_step
+    >>> network = nnx.Sequential(lambda x: x.reshape(x.shape[0], -1), nnx.Linear(4, 2, rngs=nnx.Rngs(0)))
     >>> data = Resident(np.zeros((6, 2, 2, 1), np.uint8), np.zeros(6, np.int32))
-    >>> trainer = Trainer(train_step(optimizer), batch_size=2, block=5)
-    >>> fitted = trainer.fit(ensemble(network, optimizer, seeds=3), data, 20, jax.random.key(0))
+    >>> trainer = Trainer(train_step(optax.sgd(0.1)), batch_size=2, block=5)
+    >>> fitted = trainer.fit(network, data, 20, jax.random.key(0))
     >>> fitted.loss.shape, bool(fitted.loss[0, -1] < fitted.loss[0, 0])
-    ((3, 4), True)
+    ((1, 4), True)
+    >>> fitted.classifier()(jax.numpy.zeros((1, 2, 2, 1))).shape
+    (1, 2)
     """
 
     step: Step
@@ -68,7 +65,7 @@ class Trainer:
 
     def fit(
         self,
-        states: TrainState,
+        model: TrainState | nnx.Module,
         data: Resident | Stream,
         steps: int,
         key: jax.Array,
@@ -81,18 +78,20 @@ class Trainer:
         progress: str | None = None,
         tensorboard: bool = False,
     ) -> Fitted:
-        """Trains each of the S networks for `steps` steps, or until validation improves no more.
+        """Trains a network, or each of S stacked ones, for `steps` steps, or until validation improves no more.
 
         With a folder, the training is saved there every `every` steps and at its end, and a call with the same
         arguments goes on from the newest whole checkpoint to the same bits (on the same kind and number of devices);
         `metrics.csv` is written there too. SIGTERM and SIGINT then save first and end the program with status 0.
 
-        The states are donated: do not use them afterwards.
+        A network is copied and stays as it was: the trained one is the result's `model`. Stacked states are donated:
+        do not use them afterwards.
 
         Args:
-            states: stacked states [S], from `ensemble` or `stack`.
+            model: one network, an `nnx.Module` or a `LinenModel`, which starts with a fresh state of the step's
+                optimizer; or stacked states [S], from `ensemble` or `stack`.
             data: the training set; each network reads its own order of a `Resident` set, all read one `Stream`.
-            steps: steps to make, counted from `states.step`. A finished training goes on when it is larger;
+            steps: steps to make, counted from the states' own. A finished training goes on when it is larger;
                 one that got further already is an error.
             key: decides the orders and the step's draws: step i of network s draws from
                 `fold_in(split(key, S)[s], i)`.
@@ -115,107 +114,60 @@ class Trainer:
             FolderInUseError: another run trains in the folder.
             Preempted: a `SystemExit` with status 0, after a signal.
         """
-        self._check(states, data, steps, every, validation, patience, folder, tensorboard)
-        where = default_placement() if self.placement is None else self.placement
-        _check_divides(self.batch_size, where)
-        identity = identity_of(config, key, self.batch_size, data, states, validation)
+        states = self._stacked(model)
         networks = states.step.shape[0]
+        where = default_placement() if self.placement is None else self.placement
+        self._check_data(data, networks, where)
+        if steps < 0:
+            raise ValueError(f"steps must be 0 or more, got {steps}")
+        if tensorboard and folder is None:
+            raise ValueError("tensorboard=True needs a folder to write to, got folder=None")
         plan = Plan(_common_step(states) + steps, self.block, every, validation, patience)
+        identity = identity_of(config, key, self.batch_size, data, states, validation)
         keys = where.put(jax.random.split(key, networks), where.replicated)
         feed = feed_of(data, where, keys, self.batch_size, self.block)
 
-        def block(states: TrainState, content: Batch, order: np.ndarray, count: np.int32) -> Any:
-            return self._block(where, feed.resident, states, content, order, keys, count)
+        def block(states: TrainState, content: Batch, order: jax.Array, count: int) -> BlockResult:
+            here = where.put(np.int32(count), where.replicated)
+            return self._block(where, feed.resident, states, content, order, keys, here)
 
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as held:
             if isinstance(data, Stream):
-                stack.callback(data.close)  # its threads; the position stays
-            keeper = None
-            if folder is not None:
-                keeper = Keeper(pathlib.Path(folder), identity, tensorboard, stack)
-            advance = stack.enter_context(bar(progress, plan.end * self.batch_size * networks))
+                held.callback(data.close)  # its threads; the position stays
+            keeper = Keeper(None if folder is None else pathlib.Path(folder), identity, tensorboard, held)
+            advance = held.enter_context(bar(progress, plan.end * self.batch_size * networks))
             run = Run(plan, block, feed, where, keeper, advance)
             return run.train(where.put(states, where.of_states(states)), self.batch_size * networks)
 
-    def _check(
-        self,
-        states: TrainState,
-        data: Any,
-        steps: int,
-        every: int | None,
-        validation: Any,
-        patience: int | None,
-        folder: Any,
-        tensorboard: bool,
-    ) -> None:
+    def _stacked(self, model: TrainState | nnx.Module) -> TrainState:
+        if isinstance(model, nnx.Module):
+            return stack([create(model, self.step.optimizer)])
+        if not isinstance(model, TrainState):
+            raise TypeError(
+                "model must be an nnx.Module (of Linen, a LinenModel), or stacked states of ensemble or stack, "
+                f"got {type(model).__name__}"
+            )
+        if model.step.ndim != 1:
+            raise ValueError(f"states must be stacked (see stack and ensemble), got a step of shape {model.step.shape}")
+        return model
+
+    def _check_data(self, data: Resident | Stream, networks: int, placement: Placement) -> None:
         if not isinstance(data, Resident | Stream):
             raise TypeError(f"data must be a Resident or a Stream, got {type(data).__name__}")
-        if states.step.ndim != 1:
+        if isinstance(data, Resident) and data.members is not None and len(data.members) != networks:
             raise ValueError(
-                f"states must be stacked (see stack and ensemble), got a step of shape {states.step.shape}"
-            )
-        if isinstance(data, Resident) and data.members is not None and len(data.members) != states.step.shape[0]:
-            raise ValueError(
-                "members must hold one index array for each stacked network, "
-                f"got {len(data.members)} for states of shape {states.step.shape}"
+                f"members must hold one index array for each stacked network, got {len(data.members)} for {networks}"
             )
         if isinstance(data, Stream) and data.batch_size != self.batch_size:
             raise ValueError(f"the stream's batch size must be the trainer's, {self.batch_size}, got {data.batch_size}")
-        if validation is not None:
-            images, labels = validation
-            check_set(images, labels, "validation ")
-        if steps < 0:
-            raise ValueError(f"steps must be 0 or more, got {steps}")
-        if every is not None and (every < 1 or every % self.block):
-            raise ValueError(f"every must be a multiple of block={self.block}, got {every}")
-        if patience is not None and (patience < 1 or validation is None or every is None):
-            raise ValueError(f"patience must be at least 1 and needs validation and every, got {patience}")
-        if tensorboard and folder is None:
-            raise ValueError("tensorboard=True needs a folder to write to, got folder=None")
+        if self.batch_size % (parts := placement.mesh.shape["data"]):
+            raise ValueError(
+                f"batch_size must be divisible by the {parts} devices that share a batch, got {self.batch_size}"
+            )
 
     @functools.cached_property
-    def _block(self) -> Callable[..., tuple[TrainState, Metrics, jax.Array]]:
-        """`(placement, resident, states, content, order, keys, steps) -> states, metrics [S, block], finite [S]`."""
-
-        def block(
-            placement: Placement, resident: bool, states: TrainState, content: Batch, order: Any, keys: Any, steps: Any
-        ) -> tuple[TrainState, Metrics, jax.Array]:
-            def body(
-                i: jax.Array, carry: tuple[TrainState, Metrics], order: jax.Array, key: jax.Array
-            ) -> tuple[TrainState, Metrics]:
-                state, seen = carry
-                batch = jax.tree.map(lambda rows: rows[order[i]] if resident else rows[i], content)
-                batch = placement.constrain(batch, jax.tree.map(lambda x: placement.of_batch(0, x.ndim), batch))
-                if placement.parameters == "sharded":
-                    # Gathered for this step alone; left to itself the compiler splits the step's convolutions by
-                    # channels, slowly, and in a loop of grouped ones wrongly (XLA of JAX 0.10.2, CPU).
-                    state = dataclasses.replace(state, params=placement.constrain(state.params, placement.replicated))
-                state, metrics = self.step(state, batch, jax.random.fold_in(key, state.step))
-                return state, jax.tree.map(lambda all_steps, now: all_steps.at[i].set(now), seen, metrics)
-
-            def one(state: TrainState, order: jax.Array, key: jax.Array) -> Any:
-                zeros = jnp.zeros(self.block, jnp.float32)
-                start = (state, Metrics(zeros, zeros, zeros, Faults(zeros, zeros, zeros, zeros)))
-                state, seen = jax.lax.fori_loop(0, steps, lambda i, carry: body(i, carry, order, key), start)
-                # Batch statistics too: the loss in training mode does not read the running averages.
-                finite = [
-                    jnp.all(jnp.isfinite(leaf))
-                    for leaf in jax.tree.leaves((state.params, state.rest))
-                    if jnp.issubdtype(leaf.dtype, jnp.inexact)
-                ]
-                return state, seen, jnp.all(jnp.stack(finite))
-
-            states, seen, finite = over_networks(one, placement, states, order, keys)
-            # Where they came from, so that the next block finds the same program.
-            states = placement.constrain(states, placement.of_states(states))
-            # Whole on every device, so that every process can read them.
-            return states, *placement.constrain((seen, finite), placement.replicated)
-
-        return jax.jit(
-            lambda placement, resident, *arrays: accelerate(functools.partial(block, placement, resident))(*arrays),
-            static_argnums=(0, 1),
-            donate_argnums=2,
-        )
+    def _block(self) -> Block:
+        return block_of(self.step, self.block)
 
 
 def _common_step(states: TrainState) -> int:
@@ -223,9 +175,3 @@ def _common_step(states: TrainState) -> int:
     if steps.min() != steps.max():
         raise ValueError(f"states must all be of one step, got states of steps {steps.tolist()}")
     return int(steps[0])
-
-
-def _check_divides(batch_size: int, where: Placement) -> None:
-    parts = where.mesh.shape["data"]
-    if batch_size % parts:
-        raise ValueError(f"batch_size must be divisible by the {parts} devices that share a batch, got {batch_size}")

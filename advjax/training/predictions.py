@@ -74,10 +74,10 @@ def measure(
         raise ValueError("images must hold at least one image to measure on, got none")
     seen = []
     for losses, classes, known, truth in _batches(states, images, labels, batch_size, placement):
-        if labels.min() < 0 or labels.max() >= known:
+        if truth.min() < 0 or truth.max() >= known:
             raise ValueError(
-                f"labels must be classes of the networks, 0..{known - 1}, got values from {labels.min()} to "
-                f"{labels.max()}"
+                f"labels must be classes of the networks, 0..{known - 1}, got values from "
+                f"{truth.min()} to {truth.max()}"
             )
         seen.append((losses.sum(1, dtype=np.float64), (classes == truth[None]).sum(1)))
     loss, right = (np.sum(part, axis=0) / len(images) for part in zip(*seen, strict=True))
@@ -91,6 +91,7 @@ def _batches(
     wanted = "images must be uint8, or float32 in [0, 1], [N, H, W, C]"
     if images.dtype not in (np.uint8, np.float32) or images.ndim != 4:
         raise TypeError(f"{wanted}, got {images.dtype} of shape {images.shape}")
+    images, labels = jax.device_get((images, labels))
     check_pixels(images, wanted)
     where = default_placement() if placement is None else placement
     parts = where.mesh.shape["data"]
@@ -100,12 +101,13 @@ def _batches(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     batch_size += -batch_size % parts  # so that the devices share each batch
     variables: Any = (states.params, states.rest)
-    if where.mesh.size > 1 and states.step.sharding.device_set != set(where.mesh.devices.flat):
+    if states.step.sharding.device_set != set(where.mesh.devices.flat):
         variables = where.put(variables, where.of_states(variables))
     waiting: list[Any] = []
     for rows, real in batches(len(images), batch_size):
         rows = filled(rows, batch_size)
-        waiting.append((_answers(states.graphdef, where, *variables, images[rows], labels[rows]), rows[:real]))
+        image, label = (where.put(part[rows], where.of_batch(0, part.ndim)) for part in (images, labels))
+        waiting.append((_answers(states.graphdef, where, *variables, image, label), rows[:real]))
         if len(waiting) > 1:
             yield _on_host(labels, *waiting.pop(0))
     if waiting:

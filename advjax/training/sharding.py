@@ -184,7 +184,7 @@ class Placement:
             gathered = jax.jit(_same, out_shardings=everywhere)(tuple(leaves[i] for i in spread))
             for i, leaf in zip(spread, gathered, strict=True):
                 leaves[i] = leaf
-        return jax.tree.unflatten(structure, [np.asarray(leaf) for leaf in leaves])
+        return jax.tree.unflatten(structure, jax.device_get(leaves))
 
 
 def placement(

@@ -1,5 +1,6 @@
 """One step of training as a pure function of state, batch and key: perturb the batch, then descend."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -8,12 +9,13 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from advjax.attacks import Stack, perturb
+from advjax.attacks import Attack, Stack, perturb
 from advjax.attacks.perturb import IMAGE_AXIS
 from advjax.classifier import Classifier, from_nnx
 from advjax.data.transforms import to_float
 from advjax.entropy import cross_entropies, widened
 from advjax.training.faults import DataError, Faults, faults_of, naming, told
+from advjax.training.linen import LinenModel
 from advjax.training.state import TrainState, to_model
 from advjax.value import static, value
 
@@ -58,7 +60,6 @@ class Metrics(NamedTuple):
             raise DataError(message)
 
 
-Step: TypeAlias = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
 Loss: TypeAlias = Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
@@ -79,11 +80,11 @@ def train_step(
     optimizer: optax.GradientTransformation,
     *,
     loss: Loss = cross_entropy,
-    attack: Any = None,
+    attack: Attack | None = None,
     clean_weight: float = 0.0,
     attack_mode: Literal["eval", "train"] = "eval",
     axis_name: str | None = None,
-) -> Step:
+) -> "Step":
     """The step `(state, batch, key) -> (state, metrics)`: perturb the batch, then descend the mean loss
 
         J(theta) = clean_weight 1/B sum_i J(theta, x_i, y_i) + (1 - clean_weight) 1/B sum_i J(theta, x~_i, y_i),
@@ -118,7 +119,8 @@ def train_step(
 
     Raises:
         ValueError: clean_weight is not in [0, 1) or comes without an attack; attack_mode is unknown; attack is a
-            stack. From the step: a batch of other types or shapes, or of images that the network does not take.
+            stack. From the step: a batch of other types or shapes, or of images that the network does not take;
+            attack_mode="train" with a `LinenModel`.
 
     >>> from advjax.attacks import steepest
     >>> from advjax.training.state import create
@@ -130,94 +132,97 @@ def train_step(
     >>> int(state.step), float(metrics.examples)
     (1, 5.0)
     """
-    _check(attack, clean_weight, attack_mode)
+    if isinstance(attack, Stack):
+        raise ValueError("attack must be a single attack, got a stack, which makes several images of each")
+    if not 0 <= clean_weight < 1:
+        raise ValueError(f"clean_weight must be in [0, 1), the weight of the clean images' loss, got {clean_weight}")
+    if clean_weight and attack is None:
+        raise ValueError(f"clean_weight={clean_weight} needs an attack, whose images have the rest, got attack=None")
+    if attack_mode not in ("eval", "train"):
+        raise ValueError(f'attack_mode must be "eval" or "train", got {attack_mode!r}')
+    return Step(optimizer, loss, attack, clean_weight, attack_mode, axis_name)
 
-    def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Step:
+    """One step of training, `(state, batch, key) -> (state, metrics)`; made by `train_step`, which explains it."""
+
+    optimizer: optax.GradientTransformation
+    loss: Loss
+    attack: Attack | None
+    clean_weight: float
+    attack_mode: Literal["eval", "train"]
+    axis_name: str | None
+
+    def __call__(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
+        """The state after one step on `batch`, and the metrics before it."""
         _check_batch(*batch)
         clean = to_float(batch.image) if batch.image.dtype == jnp.uint8 else batch.image
         attack_key, adversarial_key, clean_key = jax.random.split(key, 3)
         images, rest = clean, state.rest
-        if attack is not None:
+        if self.attack is not None:
             # Outside the gradient below: nothing is differentiated through the attack.
-            images = _perturbed(state, attack, attack_mode, clean, batch.label, attack_key, axis_name)
-        if attack is not None and attack_mode == "train":
-            _, _, rest = _forward(loss, state, state.params, rest, clean, batch.label, clean_key, axis_name)
+            images = self._perturbed(self.attack, state, clean, batch.label, attack_key)
+        if self.attack is not None and self.attack_mode == "train":
+            _, _, rest = self._forward(state, state.params, rest, clean, batch.label, clean_key)
 
         def objective(params: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
-            losses, logits, after = _forward(loss, state, params, rest, images, batch.label, adversarial_key, axis_name)
-            if clean_weight:
-                on_clean, _, after = _forward(loss, state, params, after, clean, batch.label, clean_key, axis_name)
-                losses = clean_weight * on_clean + (1.0 - clean_weight) * losses
+            losses, logits, after = self._forward(state, params, rest, images, batch.label, adversarial_key)
+            if self.clean_weight:
+                on_clean, _, after = self._forward(state, params, after, clean, batch.label, clean_key)
+                losses = self.clean_weight * on_clean + (1.0 - self.clean_weight) * losses
             correct = jnp.sum(jnp.argmax(logits, -1) == batch.label, dtype=jnp.float32)
-            faults = faults_of(attack, batch.image, batch.label, logits.shape[-1])
+            faults = faults_of(self.attack, batch.image, batch.label, logits.shape[-1])
             return jnp.mean(losses), (after, Metrics(jnp.sum(losses), correct, jnp.float32(losses.size), faults))
 
         grads, (rest, metrics) = jax.grad(objective, has_aux=True)(state.params)
-        if axis_name is not None:
-            grads, rest = jax.tree.map(lambda leaf: _mean_over(leaf, axis_name), (grads, rest))
-            metrics = jax.lax.psum(metrics, axis_name)
+        if self.axis_name is not None:
+            grads, rest = jax.tree.map(self._mean, (grads, rest))
+            metrics = jax.lax.psum(metrics, self.axis_name)
         if not isinstance(metrics.loss, jax.core.Tracer):
             metrics.check()
         # optax mixes integer counts and floats, which strict promotion (a user's setting) would refuse.
         with jax.numpy_dtype_promotion("standard"):
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, rest, opt_state, state.graphdef), metrics
 
-    return step
+    def _forward(
+        self, state: TrainState, params: Any, rest: Any, images: jax.Array, labels: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array, Any]:
+        """Losses [B], logits [B, K], and the other variables after one pass in training mode."""
+        model = nnx.merge(state.graphdef, params, rest, copy=True)
+        model.train()
+        # Devices that share a step draw different masks for their different images.
+        _reseed(model, key if self.axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(self.axis_name)))
+        with naming(images):
+            losses, logits = self.loss(model, images, labels)
+        batch = images.shape[0]
+        if losses.shape != (batch,) or logits.ndim != 2 or logits.shape[0] != batch:
+            raise ValueError(
+                f"the loss must return losses [B] and logits [B, K] for B = {batch} images of shape "
+                f"{images.shape[1:]}, got shapes {losses.shape} and {logits.shape}"
+            )
+        moved = nnx.state(model, nnx.Not(nnx.Any(nnx.Param, nnx.RngState)))
+        return widened(losses), logits, nnx.merge_state(rest, moved)  # a sum needs more digits than its parts
 
+    def _perturbed(
+        self, attack: Attack, state: TrainState, images: jax.Array, labels: jax.Array, key: jax.Array
+    ) -> jax.Array:
+        if self.attack_mode == "train":
+            key, model_key = jax.random.split(key)
+            variables = (state.params, state.rest, model_key)
+            classifier = Classifier(variables, _TrainingApply(state.graphdef), ties_images=True)
+        else:
+            classifier = from_nnx(to_model(state))
+        # Draws go by an image's place in the whole batch, on however many devices it lies.
+        first = 0 if self.axis_name is None else jax.lax.axis_index(self.axis_name) * images.shape[0]
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(images.shape[0]))
+        return perturb(attack, classifier, images, labels, keys).image
 
-def _forward(
-    loss: Loss,
-    state: TrainState,
-    params: Any,
-    rest: Any,
-    images: jax.Array,
-    labels: jax.Array,
-    key: jax.Array,
-    axis_name: str | None,
-) -> tuple[jax.Array, jax.Array, Any]:
-    """Losses, logits, and the other variables after one pass in training mode."""
-    model = nnx.merge(state.graphdef, params, rest, copy=True)
-    model.train()
-    # Devices that share a step draw different masks for their different images.
-    _reseed(model, key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name)))
-    losses, logits = _losses(loss, model, images, labels)
-    moved = nnx.state(model, nnx.Not(nnx.Any(nnx.Param, nnx.RngState)))
-    return losses, logits, nnx.merge_state(rest, moved)
-
-
-def _losses(loss: Loss, model: Any, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    with naming(images):
-        losses, logits = loss(model, images, labels)
-    batch = images.shape[0]
-    if losses.shape != (batch,) or logits.ndim != 2 or logits.shape[0] != batch:
-        raise ValueError(
-            f"the loss must return losses [B] and logits [B, K] for B = {batch} images of shape {images.shape[1:]}, "
-            f"got shapes {losses.shape} and {logits.shape}"
-        )
-    return widened(losses), logits  # their sum needs more digits than each of them
-
-
-def _perturbed(
-    state: TrainState,
-    attack: Any,
-    attack_mode: str,
-    images: jax.Array,
-    labels: jax.Array,
-    key: jax.Array,
-    axis_name: str | None,
-) -> jax.Array:
-    if attack_mode == "train":
-        key, model_key = jax.random.split(key)
-        variables = (state.params, state.rest, model_key)
-        classifier = Classifier(variables, _TrainingApply(state.graphdef))
-    else:
-        classifier = from_nnx(to_model(state))
-    # Draws go by an image's place in the whole batch, on however many devices it lies.
-    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * images.shape[0]
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(images.shape[0]))
-    return perturb(attack, classifier, images, labels, keys).image
+    def _mean(self, leaf: jax.Array) -> jax.Array:
+        # Keys and counters of the random streams are no averages.
+        return jax.lax.pmean(leaf, self.axis_name) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
 
 @value
@@ -225,14 +230,14 @@ class _TrainingApply:
     """A network in training mode on one image of `perturb`'s batch, whose statistics are those of the whole batch."""
 
     graphdef: Any = static()
-    # On purpose: `perturb` does not ask, and does not warn.
-    ties_images = True
 
     def __call__(self, variables: Any, images: jax.Array) -> jax.Array:
         params, rest, key = variables
         model: Any = nnx.merge(self.graphdef, params, rest, copy=True)
         model.train()
         for _, node in nnx.iter_graph(model):
+            if isinstance(node, LinenModel):
+                raise ValueError('attack_mode="train" needs a network of NNX, whose BatchNorms it reaches, got Linen')
             if isinstance(node, nnx.BatchNorm):
                 # Collectives over the mapped axis: also in the gradient, where each image moves all others' statistics.
                 axes: Any = IMAGE_AXIS if node.axis_name is None else (node.axis_name, IMAGE_AXIS)
@@ -240,20 +245,6 @@ class _TrainingApply:
         _reseed(model, jax.random.fold_in(key, jax.lax.axis_index(IMAGE_AXIS)))
         logits: jax.Array = model(images)
         return logits
-
-
-def _check(attack: Any, clean_weight: float, attack_mode: str) -> None:
-    if isinstance(attack, Stack):
-        raise ValueError("attack must be a single attack, got a stack, which makes several images of each")
-    if not 0 <= clean_weight < 1:
-        raise ValueError(f"clean_weight must be in [0, 1), the weight of the clean images' loss, got {clean_weight}")
-    if clean_weight and attack is None:
-        raise ValueError(
-            "clean_weight weighs clean against attacked images and needs an attack, got "
-            f"clean_weight={clean_weight} and attack=None"
-        )
-    if attack_mode not in ("eval", "train"):
-        raise ValueError(f'attack_mode must be "eval" or "train", got {attack_mode!r}')
 
 
 def _check_batch(images: jax.Array, labels: jax.Array) -> None:
@@ -272,8 +263,3 @@ def _reseed(model: nnx.Module, key: jax.Array) -> None:
     for index, stream in enumerate(streams):
         stream.key[...] = jax.random.fold_in(key, index)
         stream.count[...] = jnp.zeros_like(stream.count[...])
-
-
-def _mean_over(leaf: jax.Array, axis_name: str) -> jax.Array:
-    # Keys and counters of the random streams are no averages.
-    return jax.lax.pmean(leaf, axis_name) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf

@@ -9,6 +9,7 @@ from scipy.optimize import minimize
 from advjax import fgv, from_function, perturb
 from advjax.attacks import lbfgs, targeted
 from advjax.attacks.attack import Problem
+from advjax.attacks.checks import check_asked
 from tests.models_for_tests import convolutional, convolutional_weights, grid_images, linear
 
 CLASSIFIER = from_function(convolutional, convolutional_weights())
@@ -105,4 +106,4 @@ def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="searches must be an integer of 1 or more"):
         lbfgs(searches=0)
     with pytest.raises(ValueError, match="targets must be classes from 0 to 4"):
-        lbfgs(7).check_classes(5)
+        check_asked(lbfgs(7), 5)

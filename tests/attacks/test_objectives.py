@@ -7,6 +7,7 @@ import pytest
 from scipy.special import log_softmax
 
 from advjax.attacks import CrossEntropy, HotCold, Margin, Targeted, TargetedDLR
+from advjax.attacks.checks import check_asked
 from tests.models_for_tests import convolutional, convolutional_weights, grid_images
 
 LOGITS = np.array([1.5, -0.5, 3.0, -2.0, 0.25], np.float32)
@@ -86,7 +87,9 @@ def test_a_target_equal_to_the_label_gives_no_direction():
 
 def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="targets must be classes from 0 to 4"):
-        Margin(5).check_classes(5)
+        check_asked(Margin(5), 5)
+    with pytest.raises(ValueError, match="rank must be at most 4, the number of other classes, got 5"):
+        check_asked(TargetedDLR(5), 5)
     with pytest.raises(ValueError, match="rank must be 1"):
         HotCold(0)
     with pytest.raises(ValueError, match="give either rank or target"):

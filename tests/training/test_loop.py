@@ -210,6 +210,8 @@ def test_validation_keeps_the_best_and_stops_early(data, tmp_path):
     assert int(fitted.best.step[0]) == best_step <= int(fitted.states.step[0]) - 3 * 8
     assert int(fitted.states.step[0]) < 400
     np.testing.assert_allclose(measure(fitted.best, *validation).accuracy.mean(), best)
+    for network, model in enumerate(fitted.models):
+        np.testing.assert_array_equal(model.dense.kernel[...], fitted.best.params["dense"]["kernel"][...][network])
     again = trainer.fit(
         ensemble(Small, optimizer, 2), data, 400, jax.random.key(0),
         folder=tmp_path, every=8, validation=validation, patience=3,
