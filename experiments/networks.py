@@ -13,7 +13,7 @@ import optax
 from flax import nnx
 
 from advjax.classifier import Classifier, from_nnx
-from advjax.training import Resident, Stream, Trainer, TrainState, create, stack, to_model, unstack
+from advjax.training import Resident, Stream, Trainer, TrainState, create, to_model, unstack
 from experiments.store import Arrays
 
 __all__ = ["classifier_of", "key_of", "restored", "restored_model", "train", "weights"]
@@ -27,7 +27,6 @@ def key_of(seed: int, *words: object) -> jax.Array:
 def train(
     trainer: Trainer,
     model: nnx.Module,
-    optimizer: optax.GradientTransformation,
     data: Resident | Stream,
     steps: int,
     key: jax.Array,
@@ -40,12 +39,11 @@ def train(
     """Trains one network, going on from the newest checkpoint in `folder`; the arguments are those of `Trainer.fit`.
 
     Returns:
-        the weights after the last step; loss and accuracy float32 [blocks], of the images as they were trained on; with
-        validation images validation_accuracy float32 [validations].
+        the weights after the last step, whatever validation said; loss and accuracy float32 [blocks], of the images as
+        they were trained on; with validation images validation_accuracy float32 [validations].
     """
-    states = stack([create(model, optimizer)])
     told = {"folder": folder, "every": every, "config": config, "validation": validation}
-    fitted = trainer.fit(states, data, steps, key, progress=f"train {folder.name}", **told)  # type: ignore[arg-type]
+    fitted = trainer.fit(model, data, steps, key, progress=f"train {folder.name}", **told)  # type: ignore[arg-type]
     found = {} if validation is None else {"validation_accuracy": fitted.history.column("validation_accuracy", 1)[0]}
     return {
         **weights(unstack(fitted.states)[0]),

@@ -12,7 +12,7 @@ from advjax.models.condensenet import (
 )
 from advjax.models.counting import abstract, count_macs, count_parameters
 from advjax.models.densenet import DenseNet, densenet169
-from advjax.models.googlenet import GoogLeNet
+from advjax.models.googlenet import GoogLeNet, quick_solver
 from advjax.models.inception import InceptionV3
 from advjax.models.lenet import LeNet, caffe_solver
 from advjax.models.madry import MadryNet
@@ -72,6 +72,7 @@ __all__ = [
     "caffe_solver",
     "capsule_loss",
     "margin_loss",
+    "quick_solver",
     "condensation_steps",
     "condense",
     "condense_loss",

@@ -5,14 +5,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 
 from advjax.models.blocks import ConvNorm, caffe_input, flatten, normalize
 from advjax.models.checkpoint_names import Names, names_of, torch_name
 from advjax.models.layers import avg_pool, check_images, fan_in_uniform, max_pool
+from advjax.models.lenet import is_bias
 from advjax.models.taps import Tap, untapped
 
-__all__ = ["GoogLeNet", "local_response_norm"]
+__all__ = ["GoogLeNet", "local_response_norm", "quick_solver"]
 
 # 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection: Szegedy et al. 2015, Table 1.
 _BLOCKS = {
@@ -223,6 +225,45 @@ def _adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
         return jnp.asarray(inside / inside.sum(1, keepdims=True), x.dtype)
 
     return jnp.einsum("ih,jw,bhwc->bijc", means(x.shape[1]), means(x.shape[2]), x)
+
+
+def quick_solver(
+    steps: int, learning_rate: float = 0.01, momentum: float = 0.9, weight_decay: float = 2e-4
+) -> optax.GradientTransformation:
+    """Caffe's SGD with the "poly" policy of BVLC-GoogLeNet's quick_solver, for a training of `steps` steps.
+
+    At step t, with r_t = `learning_rate` sqrt(1 - t / `steps`), for each parameter w with gradient g:
+
+        v <- momentum v + r_t (g + weight_decay w),    of biases v <- momentum v + 2 r_t g,        w <- w - v
+
+    The rate is inside the momentum buffer, and a parameter is a bias, as in `caffe_solver`.
+
+    Source: BVLC/caffe, models/bvlc_googlenet/quick_solver.prototxt and train_val.prototxt.
+
+    >>> params = {"bias": jnp.ones(1), "kernel": jnp.ones(1)}
+    >>> solver = quick_solver(10, learning_rate=0.1, weight_decay=1.0)
+    >>> updates, _ = solver.update(params, solver.init(params), params)
+    >>> {name: round(float(update[0]), 3) for name, update in updates.items()}
+    {'bias': -0.2, 'kernel': -0.2}
+    """
+
+    def rate(count: jax.Array) -> jax.Array:
+        share = jnp.asarray(count, jnp.float32) / steps
+        return learning_rate * jnp.sqrt(jnp.maximum(1.0 - share, 0.0))
+
+    def kernels(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(lambda path, _: not is_bias(path), params)
+
+    def scaled(updates: Any, _: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(lambda path, leaf: 2.0 * leaf if is_bias(path) else leaf, updates)
+
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, kernels),
+        optax.scale_by_schedule(rate),
+        optax.stateless(scaled),
+        optax.trace(momentum),
+        optax.scale(-1.0),
+    )
 
 
 def _torch_name(path: str) -> str:

@@ -11,7 +11,7 @@ from advjax.models.checkpoint_names import Names, Source
 from advjax.models.layers import check_images
 from advjax.models.taps import Tap, untapped
 
-__all__ = ["LeNet", "caffe_solver"]
+__all__ = ["LeNet", "caffe_solver", "is_bias"]
 
 # Caffe's "xavier": U(-sqrt(3/fan_in), sqrt(3/fan_in)), by fan_in alone. One object for all networks, because
 # graph definitions compare their initializers by identity and a new definition would mean a new trace.
@@ -100,7 +100,7 @@ def caffe_solver(
         return learning_rate * (1 + gamma * jnp.asarray(count, jnp.float32)) ** -power
 
     def scale_bias(path: tuple[Any, ...], update: jax.Array) -> jax.Array:
-        return update * bias_multiplier if _is_bias(path) else update
+        return update * bias_multiplier if is_bias(path) else update
 
     return optax.chain(
         optax.add_decayed_weights(weight_decay),
@@ -111,7 +111,8 @@ def caffe_solver(
     )
 
 
-def _is_bias(path: tuple[Any, ...]) -> bool:
+def is_bias(path: tuple[Any, ...]) -> bool:
+    """Whether the last key of a parameter's path is "bias"."""
     names = [str(getattr(entry, "key", getattr(entry, "name", None))) for entry in path]
     # In an nnx.State each path ends with the attribute that holds the Variable's array.
     return names[-1:] == ["bias"] or names[-2:] == ["bias", "value"]

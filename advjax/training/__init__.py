@@ -5,6 +5,7 @@ from advjax.data.stream import Stream
 from advjax.training.checkpoint import CheckpointError, Checkpoints
 from advjax.training.faults import DataError, Faults
 from advjax.training.fitted import Fitted
+from advjax.training.heads import with_heads
 from advjax.training.history import History
 from advjax.training.interrupts import Preempted
 from advjax.training.linen import LinenModel
@@ -19,6 +20,7 @@ from advjax.training.step import Batch, Metrics, cross_entropy, train_step
 __all__ = [
     "TrainState", "create", "ensemble", "stack", "unstack", "to_model", "LinenModel",
     "Batch", "Faults", "Metrics", "cross_entropy", "optimizer", "train_step",
+    "with_heads",
     "Resident", "Stream", "Trainer", "Fitted", "History", "DataError", "NonFiniteLossError", "Preempted",
     "Placement", "placement", "default_placement", "initialize",
     "Checkpoints", "CheckpointError",

@@ -1,10 +1,55 @@
-"""What a run is: every choice the paper leaves open is a field here, and is written beside the results."""
+"""What a run is: the types of adversarial images, the rows of Table 1, and every choice the paper leaves open."""
 
 import dataclasses
+from typing import Any, Literal, NamedTuple
 
-from experiments.hard_positives.paper import BAND_TYPES, BASIC, INFIMNIST, ROWS
+from advjax.attacks import fgs, fgv, hard_positive, hot_cold, hot_cold_sign
+from experiments.config import check_fields
 
-__all__ = ["Config", "PRESETS"]
+__all__ = ["ATTACKS", "BAND_TYPES", "BASIC", "HELD_OUT_TYPES", "INFIMNIST", "PRESETS", "ROWS", "Band", "Config"]
+
+_RANKS = range(1, 10)
+
+# Types of one family differ in numbers alone (rank, factor), so that each family is compiled once.
+ATTACKS: dict[str, Any] = {
+    "FGS": fgs(),
+    "FGV": fgv(),
+    **{f"HC-{k}": hot_cold(k) for k in _RANKS},
+    **{f"HC-{k}x1.05": hard_positive(hot_cold(k), 1.05) for k in _RANKS},
+    "HC-1x1.10": hard_positive(hot_cold(1), 1.10),
+    **{f"HC-S-{k}": hot_cold_sign(k) for k in _RANKS},
+}
+HELD_OUT_TYPES = ("FGS", "FGV", *(f"HC-{k}" for k in _RANKS), "HC-1x1.05", "HC-1x1.10", "HC-S-1")
+# Figs. 2, 4 and 5 show these, whatever is trained on.
+_FIGURE_TYPES = ("FGS", "FGV", *(f"HC-{k}" for k in _RANKS), "HC-S-1")
+
+BASIC = "Basic LeNet"
+INFIMNIST = "InfiMNIST-like"
+
+
+class Reported(NamedTuple):
+    """A row of Table 1: the types trained on, and the paper's errors in percent (mean, std; adversarial mean)."""
+
+    types: tuple[str, ...]
+    clean: float
+    clean_std: float
+    adversarial: float
+
+
+ROWS = {
+    "HC-D-9-1.05": Reported(tuple(f"HC-{k}x1.05" for k in _RANKS), 0.673, 0.035, 14.85),
+    "HC-D-9": Reported(tuple(f"HC-{k}" for k in _RANKS), 0.683, 0.057, 21.10),
+    INFIMNIST: Reported((), 0.697, 0.021, 48.35),
+    "FGV": Reported(("FGV",), 0.697, 0.031, 29.61),
+    "HC-D-5": Reported(tuple(f"HC-{k}" for k in range(1, 6)), 0.723, 0.047, 21.52),
+    "HC-S-5": Reported(tuple(f"HC-S-{k}" for k in range(1, 6)), 0.733, 0.032, 29.29),
+    "FGS": Reported(("FGS",), 0.790, 0.122, 31.06),
+    BASIC: Reported((), 0.937, 0.110, 64.21),
+}
+
+# Fig. 6, "trained using generated hard positives with different ranges of PASS": the adversarial images of HC-D-9.
+BAND_TYPES = ROWS["HC-D-9"].types
+Band = tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,7 +58,7 @@ class Config:
 
     Attributes:
         preset: the name it started from.
-        data: "mnist" or "digits" (scikit-learn's; not MNIST, and never called so).
+        data: digits are scikit-learn's (not MNIST, and never called so).
         seed: decides every draw of the run.
         bases: base networks, each of its own initial weights and order.
         orders: fine-tuned networks for each base, each of its own order of the data.
@@ -25,7 +70,7 @@ class Config:
         mix_clean: fine-tune on adversarial and all clean training images in one pool, or on the former alone.
         train_sources: training images whose perturbations may be trained on.
         heldout_sources: others, whose perturbations are held out.
-        heldout_source: whether those others come from the "train" or the "test" split.
+        heldout_source: the split that those others come from.
         heldout_per_type: held-out images of each of the 14 types, in equal parts from each base.
         cap_per_type: at most so many training images of a type from a base (the paper's count of FGV images).
         bands: edges of Fig. 6's bands of PASS; no edges, no Fig. 6.
@@ -42,7 +87,7 @@ class Config:
     """
 
     preset: str
-    data: str = "mnist"
+    data: Literal["mnist", "digits"] = "mnist"
     seed: int = 0
     bases: int = 3
     orders: int = 3
@@ -54,7 +99,7 @@ class Config:
     mix_clean: bool = True
     train_sources: int = 40_000
     heldout_sources: int = 20_000
-    heldout_source: str = "train"
+    heldout_source: Literal["train", "test"] = "train"
     heldout_per_type: int = 5_000
     cap_per_type: int = 37_663
     bands: tuple[float, ...] = (0.0, 0.7, 0.8, 0.9, 1.0)
@@ -70,24 +115,35 @@ class Config:
     block: int = 500
 
     def __post_init__(self) -> None:
-        known = [row for row in ROWS if row not in (BASIC, INFIMNIST)]
-        for name in ("rows", "unmixed_rows"):
-            wrong = [row for row in getattr(self, name) if row not in (ROWS if name == "rows" else known)]
-            if wrong:
-                raise ValueError(f"{name} must be among {tuple(known)}, got {wrong}")
-        if self.heldout_source not in ("train", "test"):
-            raise ValueError(f'heldout_source must be "train" or "test", got {self.heldout_source!r}')
-        if any(low >= high for low, high in zip(self.bands, self.bands[1:], strict=False)):
+        check_fields(self, {"seed": 0})
+        tuned = tuple(row for row in ROWS if row not in (BASIC, INFIMNIST))
+        for name, known in (("rows", tuple(ROWS)), ("unmixed_rows", tuned)):
+            if wrong := [row for row in getattr(self, name) if row not in known]:
+                raise ValueError(f"{name} must be among {known}, got {wrong}")
+        if any(low >= high for low, high in self.pass_bands):
             raise ValueError(f"bands must be rising edges, got {self.bands}")
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if type(value) is int and field.name != "seed" and value < 1:
-                raise ValueError(f"{field.name} must be at least 1, got {value}")
 
     @property
     def networks(self) -> int:
         """Fine-tuned networks a row."""
         return self.bases * self.orders
+
+    @property
+    def pass_bands(self) -> list[Band]:
+        """The bands of Fig. 6, the lowest first."""
+        return list(zip(self.bands, self.bands[1:], strict=False))
+
+    @property
+    def training_types(self) -> tuple[str, ...]:
+        """The types attacked on training sources: those trained on, and those of the figures."""
+        trained = [kind for row in (*self.rows, *self.unmixed_rows) for kind in ROWS[row].types]
+        return tuple(kind for kind in ATTACKS if kind in {*trained, *_FIGURE_TYPES})
+
+    @property
+    def attacked(self) -> list[tuple[str, int, str]]:
+        """All attacks of the run: "train" or "heldout", number of the base network, type."""
+        both = (("train", self.training_types), ("heldout", HELD_OUT_TYPES))
+        return [(split, base, kind) for base in range(self.bases) for split, kinds in both for kind in kinds]
 
     def heldout_share(self, base: int) -> int:
         """How many of a type's held-out images base network `base` contributes."""

@@ -175,7 +175,6 @@ def training_stage(config: Config, name: str, radii: dict[str, float], data: Dat
         train,
         Trainer(step, config.batch_size, per_epoch),
         network(config, name, learned),
-        optimizer,
         Resident(learned.images, learned.labels, shuffle=config.shuffle),
         config.epochs * per_epoch,
         key_of(config.seed, config.data, "order"),

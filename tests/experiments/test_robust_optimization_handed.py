@@ -128,7 +128,7 @@ def test_the_set_and_pgd_use_the_units_of_the_test_set(monkeypatch):
 @pytest.fixture
 def no_computing(monkeypatch):
     """Every stage of the run replaced; networks are known by their names."""
-    monkeypatch.setattr(run, "train", lambda *args, **options: {"name": np.array(args[6].name)})
+    monkeypatch.setattr(run, "train", lambda *args, **options: {"name": np.array(args[5].name)})
     monkeypatch.setattr(run, "network", lambda config, name, statistics: name)
     monkeypatch.setattr(run, "restored_model", lambda name, arrays: (name, str(arrays["name"])))
     monkeypatch.setattr(run, "from_nnx", lambda model: model)
@@ -160,8 +160,8 @@ def test_the_radius_of_linf_is_calibrated_before_its_network_is_trained(no_compu
     monkeypatch.setattr(run, "eq11", lambda norm, radius, images: (norm, radius))
 
     def keep(attack, *args, **options):
-        trained[args[5].name] = attack
-        return {"name": np.array(args[5].name)}
+        trained[args[4].name] = attack
+        return {"name": np.array(args[4].name)}
 
     def calibrated(radii, size, network, *rest):
         assert (radii, size) == (RADII, 9)

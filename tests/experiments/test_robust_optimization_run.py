@@ -72,7 +72,7 @@ def made_up_answers(classifier, test, found, *rest):
 def made_up_stages(patch):
     """Nothing is trained, attacked or judged."""
     for name, instead in {
-        "train": lambda *args, **options: {"of": np.array(args[6].name), "validation_accuracy": np.full(3, 0.9)},
+        "train": lambda *args, **options: {"of": np.array(args[5].name), "validation_accuracy": np.full(3, 0.9)},
         "restored_model": lambda model, arrays: str(arrays["of"]),
         "from_nnx": lambda model: model,
         "adversarial_set": made_up_set,

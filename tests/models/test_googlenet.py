@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from advjax.models.counting import abstract, count_macs, count_parameters
-from advjax.models.googlenet import GoogLeNet, local_response_norm
+from advjax.models.googlenet import GoogLeNet, local_response_norm, quick_solver
 from advjax.models.taps import features
 from advjax.models.weights import load_weights
 from tests.models.caffe_files import caffemodel
@@ -192,3 +192,20 @@ def test_it_trains(batch_norm):
     model.dropout.rate = 0.0
     clipped = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.02, momentum=0.9))
     assert loss_falls(model, (32, 32, 3), steps=100, optimizer=clipped)
+
+
+def test_the_solver_is_caffes_quick_solver():
+    solver = quick_solver(4, learning_rate=0.1, momentum=0.9, weight_decay=0.5)
+    params = {"layer": {"bias": jnp.ones(1), "kernel": jnp.ones(1)}}
+    state, grads = solver.init(params), {"layer": {"bias": jnp.full(1, 2.0), "kernel": jnp.full(1, 2.0)}}
+    w = {"bias": 1.0, "kernel": 1.0}
+    v = {"bias": 0.0, "kernel": 0.0}
+    for step in range(4):
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = solver.update(grads, state, params)
+        params = jax.tree.map(lambda p, u: p + u, params, updates)
+        rate = 0.1 * (1 - step / 4) ** 0.5
+        for name, multiple, decay in (("bias", 2, 0.0), ("kernel", 1, 0.5)):
+            v[name] = 0.9 * v[name] + multiple * rate * (2.0 + decay * w[name])
+            w[name] -= v[name]
+            np.testing.assert_allclose(params["layer"][name], [w[name]], rtol=1e-5)

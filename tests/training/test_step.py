@@ -9,7 +9,7 @@ from flax import nnx
 
 from advjax.attacks import fgs, pgd, steepest
 from advjax.attacks import stack as stack_attacks
-from advjax.training import Batch, create, stack, train_step
+from advjax.training import Batch, create, stack, train_step, with_heads
 
 
 class Softmax(nnx.Module):
@@ -234,3 +234,17 @@ def _plain(leaf):
 def test_train_step_refuses(options, message):
     with pytest.raises(ValueError, match=message):
         train_step(optax.sgd(0.1), **options)
+
+
+def test_auxiliary_heads_are_weighed():
+    def three_heads(images, tap):
+        for name in ("aux1", "aux2"):
+            tap(name, 2.0 * images[:, 0, 0])
+        tap("conv1", 5.0 * images[:, 0, 0])
+        return tap("penultimate", images[:, 0, 0])
+
+    images, labels = jnp.array([[[[0.3, 0.9]]]]), jnp.array([1])
+    losses, logits = with_heads(0.3)(three_heads, images, labels)
+    entropy = [np.log1p(np.exp(-factor * 0.6)) for factor in (1, 2)]
+    np.testing.assert_allclose(losses, [entropy[0] + 0.6 * entropy[1]], rtol=1e-5)
+    np.testing.assert_array_equal(logits, images[:, 0, 0])
