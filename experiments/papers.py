@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from experiments.hard_positives.imagenet.study import STUDY as IMAGENET
 from experiments.hard_positives.study import STUDY as HARD_POSITIVES
 from experiments.robust_optimization.study import STUDY as ROBUST_OPTIMIZATION
 from experiments.study import Study
 
 __all__ = ["STUDIES"]
 
-STUDIES: dict[str, Study[Any, Any]] = {study.name: study for study in (HARD_POSITIVES, ROBUST_OPTIMIZATION)}
+STUDIES: dict[str, Study[Any, Any]] = {study.name: study for study in (HARD_POSITIVES, IMAGENET, ROBUST_OPTIMIZATION)}
