@@ -8,41 +8,47 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advjax.data import load
-from experiments.hard_positives.adversaries import split_sources, training_types
-from experiments.hard_positives.bands import choose
-from experiments.hard_positives.config import PRESETS, Config
-from experiments.hard_positives.judge import HeldOut
-from experiments.hard_positives.networks import fresh, restore, trainer, weights
-from experiments.hard_positives.paper import ATTACKS, BASIC, HELD_OUT_TYPES, INFIMNIST, ROWS
-from experiments.hard_positives.scratch import train_bases, train_infimnist
-from experiments.hard_positives.table import Errors, errors_of, schedule, table1, verdict
-from experiments.store import fingerprint, open_store
+from advjax.data import load as load_set
+from advjax.training import Trainer, train_step
+from experiments.hard_positives.config import ATTACKS, BASIC, HELD_OUT_TYPES, INFIMNIST, PRESETS, ROWS, Config
+from experiments.hard_positives.run import (
+    OPTIMIZER,
+    HeldOut,
+    choose,
+    fresh,
+    load,
+    of_states,
+    train_bases,
+    train_infimnist,
+)
+from experiments.hard_positives.study import SCHEDULE, Errors, schedule, table1, verdicts
+from experiments.networks import restored, weights
+from experiments.store import open_store
+from experiments.verdicts import Share
 
 TINY = Config(preset="tiny", data="digits", train_sources=600, heldout_sources=300, bases=3, heldout_per_type=10)
 
 
 @pytest.mark.parametrize("heldout_source", ["train", "test"])
 def test_sources_are_disjoint_and_decided_by_the_seed(heldout_source):
-    train, test = load("digits", "train"), load("digits", "test")
     config = dataclasses.replace(TINY, heldout_source=heldout_source)
-    one, again = (split_sources(config, train, test) for _ in range(2))
-    other = split_sources(dataclasses.replace(config, seed=1), train, test)
+    one, again = (load(config, None).data for _ in range(2))
+    other = load(dataclasses.replace(config, seed=1), None).data
     held_out = np.concatenate(one.heldout)
-    assert len(np.unique(one.train)) == 600
+    assert len(np.unique(one.sources)) == 600
     assert len(np.unique(held_out)) == 300
-    assert one.heldout_from is (train if heldout_source == "train" else test)
+    assert one.heldout_from is (one.train if heldout_source == "train" else one.test)
     if heldout_source == "train":
-        assert not np.intersect1d(one.train, held_out).size
-    np.testing.assert_array_equal(one.train, again.train)
-    assert not np.array_equal(one.train, other.train)
+        assert not np.intersect1d(one.sources, held_out).size
+    np.testing.assert_array_equal(one.sources, again.sources)
+    assert not np.array_equal(one.sources, other.sources)
 
 
 def test_the_paper_preset_is_the_papers():
     config = PRESETS["paper"]
     assert len(HELD_OUT_TYPES) == 14
     assert [config.heldout_share(base) for base in range(3)] == [1667, 1667, 1666]
-    assert set(training_types(config)) == set(ATTACKS) - {"HC-1x1.10", *(f"HC-S-{k}" for k in range(6, 10))}
+    assert set(config.training_types) == set(ATTACKS) - {"HC-1x1.10", *(f"HC-S-{k}" for k in range(6, 10))}
     assert config.pool_size(60_000) == 60_000 + 3 * 9 * 37_663
     clean = (ROWS[BASIC].clean - ROWS["HC-D-9-1.05"].clean) / ROWS[BASIC].clean
     assert round(100 * clean, 1) == 28.2
@@ -62,11 +68,14 @@ def test_bands_are_of_equal_size_and_inside_their_edges(seed, sizes, minimum):
             assert ((own[drawn] > band[0]) & (own[drawn] <= band[1])).all()
 
 
+def errors(clean, adversarial, *more):
+    """Of networks with these shares of 10,000 clean and 70,000 adversarial images."""
+    shares = (Share(float(np.mean(each)), count) for each, count in ((clean, 10_000), (adversarial, 70_000)))
+    return Errors(*shares, np.array([clean, adversarial]), *more)
+
+
 def test_table_keeps_the_papers_rows_and_fills_none_from_it():
-    rows = {
-        "FGV": Errors(np.array([0.005, 0.007]), np.array([0.2, 0.3]), 10_000, 70_000, 37_663, 60_000),
-        BASIC: Errors(np.array([0.01]), np.array([0.6]), 10_000, 70_000),
-    }
+    rows = {"FGV": errors([0.005, 0.007], [0.2, 0.3], 37_663, 60_000), BASIC: errors([0.01], [0.6])}
     lines = table1(PRESETS["paper"], rows).splitlines()
     assert "this run: MNIST error %" in lines[0]
     assert "| FGV | 0.697 ± 0.031 | 29.61 | 0.600 ± 0.141 | 25.00 ± 7.07 | 2 | 37,663 + 60,000 |" in lines
@@ -78,17 +87,15 @@ def test_table_keeps_the_papers_rows_and_fills_none_from_it():
 
 
 def test_schedules_stand_side_by_side():
-    text = schedule(PRESETS["cpu"])
-    assert "| base networks | 3, 10,000 steps of 64 | 1, 10,000 steps of 64 |" in text
-    assert "digits" not in text
-    assert "scikit-learn's digits" in schedule(PRESETS["quick"])
+    assert schedule(PRESETS["cpu"]).keys() == SCHEDULE.keys()
+    assert schedule(PRESETS["cpu"])["base networks"] == "1, 10,000 steps of 64"
+    assert schedule(PRESETS["cpu"])["data"] == "MNIST"
+    assert schedule(PRESETS["quick"])["data"] == "scikit-learn's digits"
 
 
 def test_verdict_claims_nothing_within_noise():
-    basic = Errors(np.array([0.0100]), np.array([1.0]), 10_000, 14_000)
-    close = Errors(np.array([0.0095]), np.array([0.1]), 10_000, 14_000)
-    far = Errors(np.array([0.0200]), np.array([1.0]), 10_000, 14_000)
-    lines = verdict(PRESETS["cpu"], {"FGV": close, "FGS": far, BASIC: basic})
+    rows = {"FGV": errors([0.0095], [0.1]), "FGS": errors([0.02], [1.0]), BASIC: errors([0.01], [1.0])}
+    lines = verdicts(PRESETS["cpu"], rows)
     assert (
         "adversarial error 100.00 % -> 10.00 % (better); clean error 1.00 % -> 0.95 % (no clear difference)" in lines[0]
     )
@@ -98,14 +105,15 @@ def test_verdict_claims_nothing_within_noise():
 
 def test_errors_are_divided_once():
     stored = {
-        "clean_wrong": np.array([5, 15]),
-        "clean_count": np.array(100),
-        "adversarial_wrong": np.tile([[1], [2]], (1, 14)),
-        "adversarial_count": np.full(14, 4),
+        "clean_wrong": np.arange(100) < np.array([[5], [15]]),
+        "adversarial_wrong": np.arange(56) < np.array([[14], [28]]),
+        "adversarial_images": np.array([3, 5]),
+        "clean_images": np.array(9),
     }
-    errors = errors_of(stored)
-    np.testing.assert_allclose(errors.clean, [0.05, 0.15])
-    np.testing.assert_allclose(errors.adversarial, [0.25, 0.5])
+    found = Errors.of(stored)
+    np.testing.assert_allclose(found.each, [[0.05, 0.15], [0.25, 0.5]])
+    assert (found.clean.value, found.clean.asked, found.adversarial.asked) == (0.1, 100, 56)
+    assert (found.trained_on, found.others) == (4, 9)
 
 
 def test_a_stage_is_stored_whole_or_not_at_all(tmp_path):
@@ -126,14 +134,9 @@ def test_a_stage_is_stored_whole_or_not_at_all(tmp_path):
     assert open_store(tmp_path, TINY).done("a/b")
 
 
-def test_fingerprint_tells_configurations_apart():
-    assert fingerprint(TINY) == fingerprint(dataclasses.replace(TINY))
-    assert fingerprint(TINY) != fingerprint(dataclasses.replace(TINY, mix_clean=False))
-
-
 def test_weights_come_back_to_the_bit_with_a_fresh_solver():
-    states = fresh(TINY, "base", 3)
-    again = restore(TINY, weights(states))
+    states = fresh(TINY.seed, "base", 3)
+    again = restored(fresh(TINY.seed, "template", 3), weights(states))
     jax.tree.map(np.testing.assert_array_equal, states, again)
 
 
@@ -153,24 +156,13 @@ def test_config_refuses(change, message):
 
 
 @pytest.mark.slow
-def test_infimnist_row_is_calibrated_and_never_made_of_the_test_set(tmp_path):
-    config = dataclasses.replace(
-        TINY,
-        bases=1,
-        rows=(INFIMNIST, BASIC),
-        infimnist_images=1_500,
-        infimnist_iterations=3,
-        infimnist_share=0.5,
-        base_iterations=60,
-        block=20,
-        batch_size=16,
-    )
-    train, test = load("digits", "train"), load("digits", "test")
-    held_out = HeldOut(test, test.images[:28], test.labels[:28], np.repeat(np.arange(14), 2))
-    one = trainer(config)
-    bases = restore(config, train_bases(config, one, train, test, tmp_path / "base"))
-    stored = train_infimnist(config, one, bases, train, held_out, tmp_path / "infimnist")
+def test_infimnist_row_is_calibrated_and_never_made_of_the_test_set():
+    train, test = load_set("digits", "train"), load_set("digits", "test")
+    held_out = HeldOut(test, test.images[:28], test.labels[:28], np.repeat(np.arange(14, dtype=np.int32), 2))
+    fit = Trainer(train_step(OPTIMIZER), 16, 20).fit
+    bases = restored(fresh(0, "template", 1), train_bases(fit, 0, 1, 60, train, 1_500))
+    stored = train_infimnist(fit, 0, of_states(bases), 1_500, 0.5, 3, train, 1_500, held_out)
     assert stored["amplitude"] > 0
     assert stored["clean_images"] == 1_500
-    assert stored["clean_wrong"].shape == (1,)
+    assert stored["clean_wrong"].shape == (1, len(test.labels))
     np.testing.assert_allclose(stored["misclassified_share"], 0.5, atol=0.05)

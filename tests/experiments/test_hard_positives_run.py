@@ -1,5 +1,6 @@
 """The whole experiment on a small slice of digits: all outputs, resuming to the bit, its refusals."""
 
+import csv
 import dataclasses
 import json
 import shutil
@@ -9,12 +10,11 @@ import pytest
 from PIL import Image
 
 from advjax.data import load
-from experiments.hard_positives import adversaries
-from experiments.hard_positives.__main__ import main, parse
-from experiments.hard_positives.config import PRESETS, Config
-from experiments.hard_positives.paper import BASIC, HELD_OUT_TYPES, INFIMNIST
-from experiments.hard_positives.run import run
+from experiments.hard_positives import run as stages_of
+from experiments.hard_positives.config import BASIC, HELD_OUT_TYPES, PRESETS, Config
+from experiments.hard_positives.study import STUDY
 from experiments.provenance import commit
+from experiments.study import Row, classifiers_of, run
 
 MICRO = Config(
     preset="micro",
@@ -45,7 +45,7 @@ DONE_AGAIN = ("base", "attack/train/1/HC-3", "score/heldout/0/FGS", "row/FGV")
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "micro"
-    return out, run(MICRO, out)
+    return out, run(STUDY, MICRO, out)
 
 
 def arrays(out):
@@ -61,7 +61,7 @@ def test_every_output_is_there_and_says_what_the_data_are(finished):
     out, summary = finished
     assert f"{BASIC} on scikit-learn's digits" in summary
     assert "HC-D-9: adversarial error" in summary
-    page = (out / "table1.md").read_text()
+    page = (out / "table.md").read_text()
     assert "not MNIST" in page
     assert "| HC-S-5 | 0.733 ± 0.032 | 29.29 | not run | not run |" in page
     assert "HC-D-9-1.05 has 28.18 % less clean error than Basic LeNet (it needs HC-D-9-1.05" in page
@@ -84,13 +84,13 @@ def test_every_output_is_there_and_says_what_the_data_are(finished):
 
 
 def test_metrics_hold_every_type_and_row(finished):
-    lines = (finished[0] / "metrics.csv").read_text().splitlines()
-    assert lines[0] == "stage,item,network,metric,value"
-    items = {tuple(line.split(",")[:2]) for line in lines[1:]}
-    assert items >= {("attack", f"heldout/{kind}") for kind in HELD_OUT_TYPES}
-    errors = [line.split(",") for line in lines if line.startswith("row,HC-D-9,") and ",adversarial_error," in line]
-    assert [line[2] for line in errors] == ["0", "1", "2", "3"]
-    assert all(0 <= float(line[4]) <= 1 for line in errors)
+    lines = list(csv.reader((finished[0] / "metrics.csv").read_text().splitlines()))
+    assert lines[0] == list(Row._fields)
+    rows = [Row(*line) for line in lines[1:]]
+    assert {row.attack for row in rows if row.data == "digits/heldout"} == {*HELD_OUT_TYPES, "all"}
+    errors = [row for row in rows if (row.network, row.attack, row.metric) == ("HC-D-9", "all", "error")]
+    assert [row.member for row in errors] == ["0", "1", "2", "3"]
+    assert all(0 <= float(row.value) <= 1 for row in errors)
 
 
 def test_stored_images_fool_their_own_network_and_belong_to_their_sources(finished):
@@ -121,12 +121,22 @@ def test_each_network_is_trained_on_its_own_images_and_judged_on_all(finished):
     basic, row = found[f"row/{BASIC}.npz"], found["row/FGV.npz"]
     own = [len(found[f"attack/train/{base}/FGV.npz"]["source"]) for base in range(2)]
     assert row["adversarial_images"].tolist() == own
-    assert row["clean_wrong"].shape == (4,)
-    assert basic["adversarial_wrong"].shape == (2, 14)
+    assert row["clean_wrong"].shape == (4, 500)
     held_out = [len(found[f"attack/heldout/{base}/FGV.npz"]["source"]) for base in range(2)]
     assert held_out[0] <= 5
     assert held_out[1] <= 4
-    assert row["adversarial_count"][HELD_OUT_TYPES.index("FGV")] == sum(held_out)
+    assert basic["adversarial_wrong"].shape == (2, len(row["kind"]))
+    assert np.sum(row["kind"] == HELD_OUT_TYPES.index("FGV")) == sum(held_out)
+
+
+def test_another_study_gets_every_network_of_the_run(finished):
+    networks = classifiers_of(STUDY._replace(presets={"micro": MICRO}), "micro", finished[0])
+    rows = ("HC-D-9", "FGV", "FGV, adversarial images only", "PASS (valid) 10-800", "PASS (valid) 800-1000")
+    tuned = {f"{row} {number}" for row in rows for number in range(4)}
+    assert networks.keys() == {f"{BASIC} {number}" for number in range(2)} | tuned
+    images, labels = load("digits", "test").images[:50], load("digits", "test").labels[:50]
+    wrong = networks["FGV 3"](images / np.float32(255)).argmax(-1) != labels
+    np.testing.assert_array_equal(wrong, arrays(finished[0])["row/FGV.npz"]["clean_wrong"][3, :50])
 
 
 def test_a_run_goes_on_to_the_same_bits(finished, tmp_path):
@@ -137,7 +147,7 @@ def test_a_run_goes_on_to_the_same_bits(finished, tmp_path):
         (copy / "stages" / f"{name}.json").unlink()
     (copy / "stages" / "row" / "FGV.npz").unlink()
     (copy / "stages" / "row" / "FGV.npz.partial").write_bytes(b"half a file")
-    assert run(MICRO, copy).splitlines()[:3] == summary.splitlines()[:3]
+    assert run(STUDY, MICRO, copy).splitlines()[:3] == summary.splitlines()[:3]
     whole, again = arrays(out), arrays(copy)
     assert whole.keys() == again.keys()
     for name, stored in whole.items():
@@ -149,43 +159,23 @@ def test_a_finished_run_reports_at_once(finished, monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError("a finished stage was computed again")
 
-    monkeypatch.setattr(adversaries, "attack_images", never)
-    monkeypatch.setattr("experiments.hard_positives.run.train_bases", never)
-    monkeypatch.setattr("experiments.hard_positives.run.finetune", never)
+    for name in ("train_bases", "attack_images", "score_type", "finetune", "judge"):
+        monkeypatch.setattr(stages_of, name, never)
     out, summary = finished
-    assert run(MICRO, out) == summary
+    assert run(STUDY, MICRO, out) == summary
 
 
 def test_a_folder_of_another_configuration_is_refused(finished):
     with pytest.raises(ValueError, match=r"another configuration \(seed: 0 -> 1\)"):
-        run(dataclasses.replace(MICRO, seed=1), finished[0])
+        run(STUDY, dataclasses.replace(MICRO, seed=1), finished[0])
 
 
 def test_an_unwritable_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="cannot write to the output folder"):
-        run(MICRO, tmp_path / "file" / "out")
-
-
-def test_an_absent_data_set_ends_the_program_with_one_line(tmp_path):
-    with pytest.raises(SystemExit, match=r"error: data set 'mnist' is not there"):
-        main(["--preset", "cpu", "--data-dir", str(tmp_path), "--out", str(tmp_path / "out")])
+        run(STUDY, MICRO, tmp_path / "file" / "out")
 
 
 def test_too_few_images_for_the_sources_are_refused(tmp_path):
     with pytest.raises(ValueError, match="train_sources=40000 exceeds the 1297 images"):
-        run(dataclasses.replace(PRESETS["paper"], data="digits"), tmp_path / "out")
-
-
-def test_command_line():
-    config, out, data_dir = parse(["--preset", "cpu", "--seed", "3", "--no-mix-clean", "--cap-per-type", "7"])
-    assert (config.seed, config.mix_clean, config.cap_per_type, config.data) == (3, False, 7, "mnist")
-    assert (out, data_dir) == ("runs/hard_positives-cpu", None)
-    assert parse([])[0] == PRESETS["quick"]
-    assert INFIMNIST in PRESETS["paper"].rows
-
-
-def test_command_line_refuses_nonsense(capsys):
-    with pytest.raises(SystemExit):
-        parse(["--cap-per-type", "0"])
-    assert "cap_per_type must be at least 1" in capsys.readouterr().err
+        run(STUDY, dataclasses.replace(PRESETS["paper"], data="digits"), tmp_path / "out")
