@@ -12,7 +12,8 @@ import optax
 from flax import nnx
 
 from advjax.attacks import apgd, localized_pgd, perturb, square
-from advjax.attacks.regions import Alterable, Background, Broad, Exact, Standard
+from advjax.attacks.attack import Attack
+from advjax.attacks.regions import Background, Broad, Exact, Region, Standard
 from advjax.classifier import Classifier
 from advjax.data import Dataset, to_float
 from advjax.evaluate import evaluate, logits_of
@@ -24,10 +25,10 @@ from experiments.provenance import load_both
 from experiments.store import Arrays, Store
 from experiments.study import Folder, Loaded, Read, Stage
 
-__all__ = ["ADVERSARIAL", "INPUTS", "MODELS", "PRESETS", "STRONG", "Config", "Data", "classifiers", "load", "stages"]
+__all__ = ["ADVERSARIAL", "MODELS", "PRESETS", "STRONG", "Config", "Data", "classifiers", "load", "stages"]
 
 ADVERSARIAL = ("standard", "background", "exact", "broad")
-INPUTS = MODELS = ("natural", *ADVERSARIAL)
+MODELS = ("natural", *ADVERSARIAL)
 STRONG = ("pgd", "apgd-ce", "apgd-dlr", "square")
 
 
@@ -138,33 +139,28 @@ Data = tuple[Dataset, Dataset]
 def load(config: Config, data_dir: Folder | None) -> Loaded[Config, Data]:
     """The training set without the images that are held back, and the test set."""
     learned, asked, read = load_both(config.data, data_dir)
-    if len(learned.labels) - config.held_back < config.batch_size:
-        raise ValueError(f"held_back={config.held_back} leaves less than a batch of the {len(learned.labels)} training "
-                         f"images of {config.data}")  # fmt: skip
+    own = slice(config.held_back, None)
+    learned = dataclasses.replace(learned, images=learned.images[own], labels=learned.labels[own])
+    if len(learned.labels) < config.batch_size:
+        raise ValueError(f"held_back={config.held_back} leaves {len(learned.labels)} images, less than a batch")
     for name in ("test_images", "strong_images"):
         if getattr(config, name) > len(asked.labels):
-            raise ValueError(f"{name}={getattr(config, name)} exceeds the {len(asked.labels)} test images of "
-                             f"{config.data}")  # fmt: skip
-    own = slice(config.held_back, None)
-    return Loaded(
-        config, (dataclasses.replace(learned, images=learned.images[own], labels=learned.labels[own]), asked), read
-    )
+            raise ValueError(f"{name}={getattr(config, name)} exceeds the {len(asked.labels)} images of {config.data}")
+    return Loaded(config, (learned, asked), read)
 
 
 def stages(config: Config, data: Data, store: Store) -> Iterator[Stage]:
     """Each model trained, then judged by itself; the natural one shown too, and some attacked more strongly."""
-    test, own, strong = data[1], attacks(config), strong_attacks(config)
-    keys = {purpose: key_of(config.seed, purpose) for purpose in ("examples", "attack", "strong")}
+    key, four, strong = partial(key_of, config.seed), attacks(config), strong_attacks(config)
     for model in MODELS:
         yield training_stage(config, model, data[0], store)
-        classifier = classifier_of(network(config.seed), store.read(f"train/{model}"))
+        asked = classifier_of(network(config.seed), store.read(f"train/{model}")), data[1]
         if model == "natural":
-            yield Stage("examples", partial(examples, regions(config), own, classifier, test, keys["examples"]))
-        judged = partial(judge, own, classifier, test, config.test_images, keys["attack"], config.attack_batch)
+            yield Stage("examples", partial(examples, regions(config), four, *asked, key("examples")))
+        judged = partial(judge, four, *asked, config.test_images, key("attack"), config.attack_batch)
         yield Stage(f"judged/{model}", judged)
         if model in config.strong_models:
-            first = test.images[: config.strong_images], test.labels[: config.strong_images]
-            judged = partial(judge_strongly, strong, classifier, first, keys["strong"], config.attack_batch)
+            judged = partial(judge, strong, *asked, config.strong_images, key("strong"), config.attack_batch)
             yield Stage(f"strong/{model}", judged)
 
 
@@ -201,13 +197,13 @@ def classifiers(config: Config, data: Data, read: Read) -> dict[str, Classifier]
     return {model: classifier_of(network(config.seed), read(f"train/{model}")) for model in MODELS}
 
 
-def regions(config: Config) -> dict[str, Alterable]:
+def regions(config: Config) -> dict[str, Region]:
     """Which pixels each attack of the paper may change."""
     broad = Broad(config.threshold, config.neighbors)
     return {"standard": Standard(), "background": Background(), "exact": Exact(config.threshold), "broad": broad}
 
 
-def attacks(config: Config, *, training: bool = False) -> dict[str, Any]:
+def attacks(config: Config, *, training: bool = False) -> dict[str, Attack]:
     """The four attacks of the paper, as the evaluation or the training uses them. Nothing is rounded to 8 bits."""
     steps = config.train_attack_steps if training else config.attack_steps
     step_size = config.train_step_size if training else config.step_size
@@ -215,7 +211,7 @@ def attacks(config: Config, *, training: bool = False) -> dict[str, Any]:
     return {name: localized_pgd(region, config.epsilon, **options) for name, region in regions(config).items()}
 
 
-def strong_attacks(config: Config) -> dict[str, Any]:
+def strong_attacks(config: Config) -> dict[str, Attack]:
     """PGD, APGD on the cross-entropy and on the targeted difference of logits, and Square, on the whole image."""
     return {
         "pgd": attacks(config)["standard"],
@@ -226,11 +222,7 @@ def strong_attacks(config: Config) -> dict[str, Any]:
 
 
 def examples(
-    regions: Mapping[str, Alterable],
-    attacks: Mapping[str, Any],
-    classifier: Classifier,
-    test: Dataset,
-    key: jax.Array,
+    regions: Mapping[str, Region], attacks: Mapping[str, Attack], classifier: Classifier, test: Dataset, key: jax.Array
 ) -> Arrays:
     """One digit of each class under each attack, for Fig. 1.
 
@@ -249,13 +241,13 @@ def examples(
 
 
 def judge(
-    attacks: Mapping[str, Any], classifier: Classifier, test: Dataset, count: int, key: jax.Array, batch: int
+    attacks: Mapping[str, Attack], classifier: Classifier, test: Dataset, count: int, key: jax.Array, batch: int
 ) -> Arrays:
-    """A row of Fig. 2: what a model makes of natural images and of each attack on itself.
+    """What a model makes of natural images and of each attack on itself: a row of Fig. 2.
 
     Returns:
-        for each input in turn loss_<input> float32 and right_<input> bool: the first of all test images, the
-        others of the first `count`.
+        loss_<input> float32 and right_<input> bool, image by image: of "natural" for all test images, of each attack
+        for the first `count`.
     """
     logits = logits_of(classifier, test.images, batch)
     loss = optax.softmax_cross_entropy_with_integer_labels(jnp.asarray(logits), jnp.asarray(test.labels))
@@ -267,16 +259,3 @@ def judge(
         cell = report.cell("model", name)
         found |= {f"loss_{name}": np.asarray(cell.loss, np.float32), f"right_{name}": np.asarray(cell.correct)}
     return found
-
-
-def judge_strongly(
-    attacks: Mapping[str, Any],
-    classifier: Classifier,
-    data: tuple[np.ndarray, np.ndarray],
-    key: jax.Array,
-    batch: int,
-) -> Arrays:
-    """For "clean" and each of the attacks whether the answer is right, bool [N]."""
-    named = {"key": key, "batch_size": batch, "progress": "APGD and Square"}
-    report = evaluate({"model": classifier}, attacks, data, **named)
-    return {name: np.asarray(report.cell("model", name).correct) for name in ("clean", *attacks)}

@@ -18,7 +18,6 @@ from advjax.data import to_float
 from advjax.plots import image_figure, line_figure
 from experiments.localized_training.run import (
     ADVERSARIAL,
-    INPUTS,
     MODELS,
     PRESETS,
     STRONG,
@@ -36,6 +35,7 @@ from experiments.verdicts import HOLDS, IN_PART, line, listed
 __all__ = ["STUDY"]
 
 NAME = "localized_training"
+INPUTS = ("natural", *ADVERSARIAL)
 # What the paper reports. By model: the losses on natural images (times 1000), and under the standard, background, exact
 # and broad attack; of accuracies two in percent, of the natural model; its schedule.
 LOSSES = {
@@ -58,71 +58,53 @@ SCHEDULE = {
 # The text cuts 39.86 to 39.8 and rounds 4.35 to 4.4: so much of its own table may be off.
 _ROUNDING = 0.1
 _DIGIT = 7  # of Fig. 1
+WORST = "apgd+square"
 Losses = Mapping[str, Mapping[str, float]]
 
 
 def rows(config: Config, data: Data, read: Read) -> list[Row]:
-    """Every number of the run."""
-    return judged_rows(config, read) + strong_rows(config, read)
-
-
-def judged_rows(config: Config, read: Read) -> list[Row]:
-    """The 25 losses and accuracies."""
+    """The 25 losses and accuracies; then of some models accuracies under attacks of the whole image."""
     lines = []
     for model in MODELS:
         found = read(f"judged/{model}")
         for name in INPUTS:
             loss, right = found[f"loss_{name}"], found[f"right_{name}"]
             first, attack, epsilon = ("", "", None) if name == "natural" else (f"[:{len(loss)}]", name, config.epsilon)
-            place = NAME, f"{config.data}/test{first}", model
-            mean = float(loss.mean(dtype=np.float64))
+            place, mean = (NAME, f"{config.data}/test{first}", model), float(loss.mean(dtype=np.float64))
             lines.append(Row(*place, 0, attack, epsilon, "loss", len(loss), mean))
             lines.append(accuracy_row(*place, attack, right, epsilon))
-    return lines
-
-
-def strong_rows(config: Config, read: Read) -> list[Row]:
-    """Accuracies under attacks of the whole image: one by one, and the worst of APGD and Square."""
-    lines = []
-    for model in (name for name in MODELS if name in config.strong_models):
-        found = read(f"strong/{model}")
-        place = NAME, f"{config.data}/test[:{config.strong_images}]", model
-        lines.append(accuracy_row(*place, "", found["clean"]))
-        for name, right in {**{name: found[name] for name in STRONG}, "apgd+square": worst(found)}.items():
-            lines.append(accuracy_row(*place, name, right, config.epsilon))
+    for model in (model for model in MODELS if model in config.strong_models):
+        found, place = read(f"strong/{model}"), (NAME, f"{config.data}/test[:{config.strong_images}]", model)
+        lines.append(accuracy_row(*place, "", found["right_natural"][: config.strong_images]))
+        lines += [accuracy_row(*place, name, found[f"right_{name}"], config.epsilon) for name in STRONG]
+        lines.append(accuracy_row(*place, WORST, worst(found), config.epsilon))
     return lines
 
 
 def worst(found: Arrays) -> np.ndarray:
     """bool [N]: right when clean and under every APGD and Square.
 
-    >>> names = ("clean", "apgd-ce", "apgd-dlr", "square")
-    >>> worst({name: np.array([True, name != "square"]) for name in names}).tolist()
+    >>> right = {f"right_{name}": np.array([True, name != "square"]) for name in STRONG}
+    >>> worst({"right_natural": np.ones(3, bool), **right}).tolist()
     [True, False]
     """
-    names = ("clean", *(name for name in STRONG if name != "pgd"))
-    return np.logical_and.reduce([found[name] for name in names])
+    under = np.logical_and.reduce([found[f"right_{name}"] for name in STRONG if name != "pgd"])
+    return np.logical_and(under, found["right_natural"][: len(under)])
 
 
-def table_of(rows: list[Row], metric: str) -> dict[str, dict[str, float]]:
-    """By model and input, one metric of the judged models."""
-    found: dict[str, dict[str, float]] = {model: {} for model in MODELS}
-    for row in rows:
-        if row.metric == metric:
-            found[row.network][row.attack or "natural"] = row.value
-    return found
+def means(read: Read, kind: str) -> dict[str, dict[str, float]]:
+    """By model and input, the mean "loss", or the share "right"."""
+    cells = {model: read(f"judged/{model}") for model in MODELS}
+    return {
+        model: {name: float(own[f"{kind}_{name}"].mean(dtype=np.float64)) for name in INPUTS}
+        for model, own in cells.items()
+    }
 
 
 def page(config: Config, data: Data, read: Read) -> Page:
     """The 25 losses beside the paper's, the two schedules, the claims, accuracies."""
-    judged, strong = judged_rows(config, read), strong_rows(config, read)
-    losses, accuracies, own = table_of(judged, "loss"), table_of(judged, "accuracy"), data_name(config.data)
-    statements = [*orderings(losses), *percentages(losses, accuracies["natural"])]
-    of_strong = (
-        f"PGD of {config.attack_steps} steps from one random start; APGD of {config.apgd_steps} steps, on the "
-        "cross-entropy and on the difference of logits towards nine targets; Square of "
-        f"{config.square_queries:,} queries; and what withstands all of APGD and Square. In percent.\n\n"
-    )
+    losses, right = means(read, "loss"), means(read, "right")
+    lines, found, own = rows(config, data, read), orderings(losses), data_name(config.data)
     return Page(
         file="table.md",
         note=stand_in(config.data),
@@ -140,25 +122,25 @@ def page(config: Config, data: Data, read: Read) -> Page:
             f"{config.epsilon:g}, localized {config.localize} PGD, {config.neighbors} neighbors",
             "test images": f"{config.test_images:,} attacked, all as they are",
         },
-        claims=statements,
-        counted="Each model was trained once: what another seed would change is in no figure here. Mean losses are "
-        "compared as they are.",
+        claims=[*found, *percentages(losses, right["natural"])],
+        counted="Mean losses are compared as they are. Each model was trained once: what another seed would change is "
+        "in no figure here.",
         summary=[
-            f"natural model on {own}: {100 * accuracies['natural']['natural']:.2f} % of the test images",
-            *statements[:6],
+            f"natural model on {own}: {100 * right['natural']['natural']:.2f} % of the test images",
+            *found,
             *(
                 f"APGD + Square, {row.network} model: {100 * row.value:.1f} % left"
-                for row in strong
-                if "+" in row.attack
+                for row in lines
+                if row.attack == WORST
             ),
         ],
         sections={
             "Accuracies": "In percent. The paper gives two of them, of the natural model: "
             f"{ACCURACIES['natural']:g} on natural images and {ACCURACIES['exact']:g} under the exact mask attack.\n\n"
-            + pivot(judged, "accuracy"),
-            "APGD and Square beside PGD, the whole image open": of_strong + pivot(strong, "accuracy", digits=1)
-            if strong
-            else "Not run.",
+            f"{pivot(lines, 'accuracy')}\n\nOf {', '.join(config.strong_models) or 'no model'}, the whole image open: "
+            f"PGD of {config.attack_steps} steps from one random start; APGD of {config.apgd_steps} steps, on the "
+            "cross-entropy and on the difference of logits towards nine targets; Square of "
+            f"{config.square_queries:,} queries; and what withstands all of APGD and Square.",
         },
     )
 
@@ -167,7 +149,8 @@ def loss_table(losses: Losses) -> str:
     """Fig. 2: each cell this run's loss and the paper's; those on natural images are times 1000."""
     header = ("model", "natural x1000", *(f"{name} attack" for name in ADVERSARIAL))
     lines = []
-    for model, (clean, *attacked) in ((model, losses[model].values()) for model in MODELS):
+    for model, row in losses.items():
+        clean, *attacked = row.values()
         cells = zip((1000 * clean, *attacked), LOSSES[model], strict=True)
         lines.append((model, *(f"{own:.4g} ({paper:g})" for own, paper in cells)))
     return markdown(header, lines)
@@ -284,32 +267,22 @@ def less_than(less: float, paper: float) -> str | bool:
 
 def figures(config: Config, data: Data, read: Read) -> dict[str, Any]:
     """A digit under the four attacks (Fig. 1), the 25 losses (Fig. 2), the accuracies."""
-    judged, own, test = judged_rows(config, read), data_name(config.data), data[1]
-    shown = read("examples")
+    shown, test, own = read("examples"), data[1], data_name(config.data)
     column = int(np.flatnonzero(test.labels[shown["source"]] == _DIGIT)[0])
     clean = np.asarray(to_float(test.images[shown["source"][column]]))[..., 0]
     regions, images = shown["region"][:, column, ..., 0].astype(float), shown["image"][:, column, ..., 0]
     shares = [f"{name}\n{int(region.sum())} pixels" for name, region in zip(ADVERSARIAL, regions, strict=True)]
     answers = [f"answer {prediction}" for prediction in shown["prediction"][:, column]]
-    drawn = {
-        "fig1.png": image_figure(
-            {"may change": [clean, *regions], "image": [clean, *images]},
-            [["digit", *shares], [f"label {_DIGIT}", *answers]],
-            title=f"{own}, natural model: what each attack may change (white), and does",
-        )
-    }
-    title = (
-        f"{own}: natural and adversarial training of {config.natural_steps:,} and {config.adversarial_steps:,} steps"
-    )
-    for name, metric, factor, label in (
-        ("fig2.png", "loss", 1, "mean cross-entropy"),
-        ("accuracy.png", "accuracy", 100, "accuracy, %"),
-    ):
-        curves = {
-            f"{model} model": factor * np.array([*row.values()]) for model, row in table_of(judged, metric).items()
-        }
-        log = metric == "loss"
-        drawn[name] = line_figure(INPUTS, curves, xlabel="input", ylabel=label, title=title, log=log)
+    shown_rows = {"may change": [clean, *regions], "image": [clean, *images]}
+    captions = [["digit", *shares], [f"label {_DIGIT}", *answers]]
+    title = f"{own}, natural model: what each attack may change (white), and does"
+    drawn = {"fig1.png": image_figure(shown_rows, captions, title=title)}
+    steps = f"{config.natural_steps:,} and {config.adversarial_steps:,} steps"
+    kinds = {"fig2.png": ("loss", 1, "mean cross-entropy"), "accuracy.png": ("right", 100, "accuracy, %")}
+    for file, (kind, factor, label) in kinds.items():
+        curves = {f"{model} model": factor * np.array([*row.values()]) for model, row in means(read, kind).items()}
+        title, log = f"{own}: natural and adversarial training of {steps}", kind == "loss"
+        drawn[file] = line_figure(INPUTS, curves, xlabel="input", ylabel=label, title=title, log=log)
     return drawn
 
 
