@@ -205,7 +205,7 @@ def percentages(losses: Losses, right: Mapping[str, float]) -> list[str]:
     """Each percentage of the text (abstract, Results), of losses but for the first; `right`: the natural accuracies."""
     lead = {model: lead_of(losses, model) for model in ADVERSARIAL}
     attacked = {model: {name: own[name] for name in ADVERSARIAL} for model, own in lead.items()}
-    least = {model: min(lead[model].values()) for model in ("standard", "background", "broad")}
+    least = {model: min(own.values()) for model, own in lead.items()}
     broad, price = attacked["broad"].values(), -lead["standard"]["natural"]
     clean, exact = 100 * right["natural"], 100 * right["exact"]
     as_told = HOLDS if clean >= ACCURACIES["natural"] and exact <= ACCURACIES["exact"] else IN_PART
@@ -275,7 +275,7 @@ def figures(config: Config, data: Data, read: Read) -> dict[str, Any]:
     answers = [f"answer {prediction}" for prediction in shown["prediction"][:, column]]
     shown_rows = {"may change": [clean, *regions], "image": [clean, *images]}
     captions = [["digit", *shares], [f"label {_DIGIT}", *answers]]
-    title = f"{own}, natural model: what each attack may change (white), and does"
+    title = f"{own}, natural model: what attacks may change (white), and do"
     drawn = {"fig1.png": image_figure(shown_rows, captions, title=title)}
     steps = f"{config.natural_steps:,} and {config.adversarial_steps:,} steps"
     kinds = {"fig2.png": ("loss", 1, "mean cross-entropy"), "accuracy.png": ("right", 100, "accuracy, %")}

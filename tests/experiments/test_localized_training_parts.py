@@ -148,6 +148,8 @@ def test_the_percentages_do_not_hold_of_other_losses():
     ]  # fmt: skip
     assert "broad 96.0 %" in lines[1]
     assert "here -20.8 %" in lines[4]
+    assert "here at the least standard -866.2 %, background" in lines[7]
+    assert "exact -1.4 %" in lines[7]
 
 
 @pytest.fixture
