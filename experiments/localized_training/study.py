@@ -1,6 +1,6 @@
 """Five models, trained on natural images or on images attacked everywhere or in a region; each attacked in all ways.
 
-    python -m experiments localized_training --preset quick   # scikit-learn's digits: twelve minutes on two cores
+    python -m experiments localized_training --preset quick   # scikit-learn's digits: 3 to 12 minutes on two cores
     python -m experiments localized_training --preset cpu     # MNIST, shortened training: about an hour on two cores
     python -m experiments localized_training --preset paper   # MNIST, 100,000 steps of each model: one GPU, five hours
 
