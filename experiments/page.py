@@ -25,6 +25,7 @@ class Page(NamedTuple):
         sections: more of them, by heading.
         findings: sentences on what was found, one a line.
         note: what must be known before reading: data or weights that stand in for the paper's.
+        counted: when a difference counts for a claim.
     """
 
     file: str
@@ -36,6 +37,7 @@ class Page(NamedTuple):
     sections: Mapping[str, str]
     findings: Sequence[str] = ()
     note: str = ""
+    counted: str = SAMPLING
 
 
 def page_text(title: str, config: Any, page: Page, read: str) -> str:
@@ -54,7 +56,7 @@ def page_text(title: str, config: Any, page: Page, read: str) -> str:
     if page.findings:
         parts += ["## What was found", "\n".join(f"- {line}" for line in page.findings)]
     if page.claims:
-        parts += ["## The paper's claims", SAMPLING, "\n".join(f"- {line}" for line in page.claims)]
+        parts += ["## The paper's claims", page.counted, "\n".join(f"- {line}" for line in page.claims)]
     for heading, text in page.sections.items():
         parts += [f"## {heading}", text]
     return "\n\n".join(parts) + "\n"

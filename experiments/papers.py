@@ -4,9 +4,11 @@ from typing import Any
 
 from experiments.hard_positives.imagenet.study import STUDY as IMAGENET
 from experiments.hard_positives.study import STUDY as HARD_POSITIVES
+from experiments.localized_training.study import STUDY as LOCALIZED_TRAINING
 from experiments.robust_optimization.study import STUDY as ROBUST_OPTIMIZATION
 from experiments.study import Study
 
 __all__ = ["STUDIES"]
 
-STUDIES: dict[str, Study[Any, Any]] = {study.name: study for study in (HARD_POSITIVES, IMAGENET, ROBUST_OPTIMIZATION)}
+_ALL = (HARD_POSITIVES, IMAGENET, ROBUST_OPTIMIZATION, LOCALIZED_TRAINING)
+STUDIES: dict[str, Study[Any, Any]] = {study.name: study for study in _ALL}

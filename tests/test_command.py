@@ -1,6 +1,5 @@
 """How commands end: one line and a code for what their users can mend, at any moment of a Ctrl-C."""
 
-import importlib
 import os
 import signal
 import subprocess
@@ -9,10 +8,12 @@ import sys
 import pytest
 
 import advjax
+import experiments.command
 from advjax.command import Ended, ExplainedError, command
 from advjax.data import ExampleError
 from advjax.lock import FolderInUseError
 from advjax.training import CheckpointError, DataError, NonFiniteLossError, Preempted
+from experiments.papers import STUDIES
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,6 @@ def test_a_stopped_training_keeps_its_code_and_a_mistake_its_traceback():
         raise KeyError("a mistake of the program")
 
 
-@pytest.mark.parametrize("name", ["hard_positives", "localized_training", "robust_optimization"])
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
@@ -68,17 +68,16 @@ def test_a_stopped_training_keeps_its_code_and_a_mistake_its_traceback():
         (Preempted("stopped by SIGTERM at step 4 of 8"), 0, ""),
     ],
 )
-def test_an_experiment_ends_in_one_line_too(name, error, code, line, monkeypatch, capsys):
+def test_an_experiment_ends_in_one_line_too(error, code, line, monkeypatch, capsys):
     def run(*_):
         raise error
 
-    module = importlib.import_module(f"experiments.{name}.__main__")
-    monkeypatch.setattr(module, "run", run)
+    monkeypatch.setattr(experiments.command, "run", run)
     with pytest.raises(SystemExit) as ended:
-        module.main(["--preset", "quick", "--out", "x"])
+        experiments.command.main(STUDIES, ["localized_training", "--preset", "quick", "--out", "x"])
     assert ended.value.code == code
     # A Preempted was told of by who raised it.
-    assert capsys.readouterr().err == (f"python -m experiments.{name}: {line}\n" if line else "")
+    assert capsys.readouterr().err == (f"python -m experiments localized_training: {line}\n" if line else "")
 
 
 def start(*arguments, **options):

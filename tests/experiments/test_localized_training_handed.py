@@ -7,15 +7,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from experiments.states import key_of
 
 from advjax.attacks import apgd, localized_pgd, perturb, square
 from advjax.attacks.regions import Background, Broad, Exact, Standard
 from advjax.classifier import from_function
 from advjax.data import Dataset
-from experiments.localized_training import judge, run, train
-from experiments.localized_training.config import ADVERSARIAL, MODELS, PRESETS, STRONG, Config, attack
-from tests.experiments.spies import fake_perturbation, spy_on_training
+from experiments import networks
+from experiments.localized_training import run
+from experiments.localized_training.run import (
+    ADVERSARIAL,
+    MODELS,
+    PRESETS,
+    STRONG,
+    Config,
+    attacks,
+    regions,
+    stages,
+    strong_attacks,
+)
+from experiments.networks import key_of
+from tests.experiments.spies import MemoryStore, fake_perturbation, spy_on_training
 
 REGIONS = {"standard": Standard(), "background": Background(), "exact": Exact(0.25), "broad": Broad(0.25, 4)}
 CONFIG = Config(
@@ -31,7 +42,7 @@ CONFIG = Config(
     attack_steps=9,
     step_size=0.04,
     threshold=0.25,
-    neighbours=4,
+    neighbors=4,
     test_images=5,
     strong_images=4,
     apgd_steps=8,
@@ -50,25 +61,53 @@ def digits(count):
 TRAIN, TEST = digits(11), digits(12)
 
 
+def attack(config, name, **options):
+    return attacks(config, **options)[name]
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_each_model_learns_from_its_own_attack_alone(name, monkeypatch, tmp_path):
-    monkeypatch.setattr(train, "_fresh", lambda config: None)
-    monkeypatch.setattr(train, "stack", lambda states: states)
-    spy = spy_on_training(monkeypatch, train).of(train.train_model, CONFIG, name, TRAIN, tmp_path)
+    monkeypatch.setattr(run, "network", lambda seed: f"weights of seed {seed}")
+    monkeypatch.setattr(networks, "create", lambda model, optimizer: model)
+    monkeypatch.setattr(networks, "stack", lambda states: states)
+    spy = spy_on_training(monkeypatch, run)
+    spy.of(run.training_stage(CONFIG, name, TRAIN, MemoryStore(root=tmp_path)).compute)
     expected = None
     if name != "natural":
         expected = localized_pgd(REGIONS[name], 0.3, step_size=0.05, steps=7, localize="after", levels=None)
     assert spy.step["attack"] == expected
     assert spy.step.get("clean_weight", 0.0) == 0.0  # all images of a batch are replaced
     assert spy.trainer == {"step": "step", "batch_size": 4, "block": 2}
-    # TensorFlow's reader holds back the first images.
-    np.testing.assert_array_equal(spy.data.images, TRAIN.images[3:])
-    np.testing.assert_array_equal(spy.data.labels, TRAIN.labels[3:])
+    assert spy.states == ["weights of seed 5"]  # all five begin with the same
+    assert spy.data.images is TRAIN.images
+    assert spy.data.labels is TRAIN.labels
     assert spy.data.shuffle
     assert spy.data.members is None
     assert spy.steps == (6 if name == "natural" else 4)
     assert spy.key == key_of(5, "order")
+    assert spy.options["folder"] == tmp_path / name
+    assert spy.options["every"] == 2
     assert spy.options.get("validation") is None
+
+
+def test_the_images_that_tensorflows_reader_holds_back_are_the_first(monkeypatch):
+    monkeypatch.setattr(run, "load_both", lambda name, data_dir: (TRAIN, TEST, "read"))
+    learned, asked = run.load(CONFIG, None).data
+    np.testing.assert_array_equal(learned.images, TRAIN.images[3:])
+    np.testing.assert_array_equal(learned.labels, TRAIN.labels[3:])
+    assert asked is TEST
+
+
+def test_the_solver_takes_the_sum_over_the_batch(monkeypatch, tmp_path):
+    """Adam divides by the root of the mean square: a sum of 50 is seen in its epsilon alone."""
+    solvers = []
+    monkeypatch.setattr(run, "train_step", lambda optimizer, attack: solvers.append(optimizer))
+    monkeypatch.setattr(run, "Trainer", lambda *args, **options: None)
+    run.training_stage(dataclasses.replace(CONFIG, learning_rate=0.5), "natural", TRAIN, MemoryStore())
+    gradient = jnp.float32(1e-8)
+    with jax.numpy_dtype_promotion("standard"):  # as `train_step` calls it
+        update, _ = solvers[0].update(gradient, solvers[0].init(gradient))
+    np.testing.assert_allclose(update, -0.5 * 4e-8 / (4e-8 + 1e-8), rtol=1e-5)
 
 
 def test_the_attacks_of_the_presets_are_the_papers():
@@ -81,7 +120,7 @@ def test_the_attacks_of_the_presets_are_the_papers():
                                                     levels=None)  # fmt: skip
 
 
-def test_each_model_is_judged_under_all_four_attacks_on_the_first_images(monkeypatch):
+def test_each_model_is_judged_under_all_attacks_on_the_first_images(monkeypatch):
     asked = {}
 
     def spy(models, attacks, data, *, key, batch_size, progress):
@@ -90,79 +129,70 @@ def test_each_model_is_judged_under_all_four_attacks_on_the_first_images(monkeyp
         cells = {name: types.SimpleNamespace(loss=loss, correct=loss > 2) for name, loss in losses.items()}
         return types.SimpleNamespace(cell=lambda model, name: cells[name])
 
-    monkeypatch.setattr(judge, "evaluate", spy)
-    monkeypatch.setattr(judge, "logits_of", lambda classifier, images, batch: np.eye(10, dtype=np.float32)[TEST.labels])
-    found = judge.judge(CONFIG, "network", TEST)
+    logits = np.eye(10, dtype=np.float32)[TEST.labels]
+    logits[7] = np.nan  # no answer, whatever `argmax` says
+    monkeypatch.setattr(run, "evaluate", spy)
+    monkeypatch.setattr(run, "logits_of", lambda classifier, images, batch: logits)
+    own = attacks(CONFIG)
+    found = run.judge(own, "network", TEST, 5, "key", 3)
     assert list(asked["models"].values()) == ["network"]
-    assert asked["attacks"] == {
+    assert (asked["attacks"], asked["key"], asked["batch_size"]) == (own, "key", 3)
+    np.testing.assert_array_equal(asked["data"][0], TEST.images[:5])
+    np.testing.assert_array_equal(asked["data"][1], TEST.labels[:5])
+    # Each loss is that of its own attack; the natural ones are of all test images.
+    for number, name in enumerate(ADVERSARIAL):
+        assert found[f"loss_{name}"].tolist() == [number + 1.0] * 5
+        assert found[f"right_{name}"].tolist() == [number > 1] * 5
+    assert np.flatnonzero(~found["right_natural"]).tolist() == [7]
+    np.testing.assert_allclose(np.delete(found["loss_natural"], 7), np.full(11, np.log(np.e + 9) - 1), rtol=1e-5)
+
+
+def test_the_evaluation_has_its_own_steps_and_apgd_and_square_the_radius_of_pgd():
+    four = {
         name: localized_pgd(region, 0.3, step_size=0.04, steps=9, localize="after", levels=None)
         for name, region in REGIONS.items()
     }
-    np.testing.assert_array_equal(asked["data"][0], TEST.images[:5])
-    np.testing.assert_array_equal(asked["data"][1], TEST.labels[:5])
-    assert asked["key"] == key_of(5, "attack")
-    # Each loss is that of its own attack; the natural ones are of all test images.
-    assert {name: found[f"loss_{name}"].tolist() for name in ADVERSARIAL} == {
-        name: [number + 1.0] * 5 for number, name in enumerate(ADVERSARIAL)
-    }
-    assert found["right_natural"].all()
-    np.testing.assert_allclose(found["loss_natural"], np.full(12, np.log(np.e + 9) - 1), rtol=1e-5)
-
-
-def test_apgd_and_square_have_the_radius_of_pgd(monkeypatch):
-    asked = {}
-
-    def spy(models, attacks, data, **options):
-        asked.update(attacks=attacks, count=len(data[1]))
-        return types.SimpleNamespace(cell=lambda model, name: types.SimpleNamespace(correct=np.ones(4, bool)))
-
-    monkeypatch.setattr(judge, "evaluate", spy)
-    assert list(judge.judge_strongly(CONFIG, "network", TEST)) == ["clean", *STRONG]
-    assert asked["count"] == 4
-    assert asked["attacks"] == {
-        "pgd": localized_pgd(Standard(), 0.3, step_size=0.04, steps=9, localize="after", levels=None),
+    assert attacks(CONFIG) == four
+    assert strong_attacks(CONFIG) == {
+        "pgd": four["standard"],
         "apgd-ce": apgd(0.3, steps=8, levels=None),
         "apgd-dlr": apgd(0.3, steps=8, objective="dlr-targeted", levels=None),
         "square": square(0.3, queries=11, levels=None),
     }
+    assert tuple(strong_attacks(CONFIG)) == STRONG
 
 
-def test_every_model_is_judged_by_itself_and_the_figure_shows_the_natural_one(monkeypatch, tmp_path):
+def test_every_model_is_judged_by_itself_and_the_figure_shows_the_natural_one(monkeypatch):
     judged, shown = [], []
 
     def kept(calls):
-        def call(config, classifier, test):
-            calls.append((classifier, test is TEST))
-            return {}
+        return lambda *args: calls.append(args) or {}
 
-        return call
-
-    def trained(config, model, data, folder):
-        return {"of": np.array(f"{model} {data is TRAIN}")}
-
-    monkeypatch.setattr(run, "load", lambda name, split, data_dir: {"train": TRAIN, "test": TEST}[split])
-    monkeypatch.setattr(run, "train_model", trained)
-    monkeypatch.setattr(run, "classifier_of", lambda config, arrays: str(arrays["of"]))
+    monkeypatch.setattr(run, "train", lambda *args, **options: {"of": np.array(args[6].name)})
+    monkeypatch.setattr(run, "network", lambda seed: f"seed {seed}")
+    monkeypatch.setattr(run, "classifier_of", lambda model, arrays: f"{model}, {arrays['of']}")
     monkeypatch.setattr(run, "examples", kept(shown))
     monkeypatch.setattr(run, "judge", kept(judged))
-    monkeypatch.setattr(run, "judge_strongly", lambda config, classifier, test: {})
-    monkeypatch.setattr(run, "report", lambda config, store, train, test: store.seconds())
-    stages = run.run(dataclasses.replace(CONFIG, strong_models=("broad",)), tmp_path / "out")
-    assert judged == [(f"{model} True", True) for model in MODELS]
-    assert shown == [("natural True", True)]
-    assert {name for name in stages if name.startswith("strong")} == {"strong/broad"}
+    config, store = dataclasses.replace(CONFIG, strong_models=("broad",)), MemoryStore()
+    for name, compute in stages(config, (TRAIN, TEST), store):
+        store.ensure(name, compute)
+    expected = [(attacks(config), f"seed 5, {model}", TEST, 5, key_of(5, "attack"), 3) for model in MODELS]
+    assert judged == [*expected, (strong_attacks(config), "seed 5, broad", TEST, 4, key_of(5, "strong"), 3)]
+    assert shown == [(regions(config), attacks(config), "seed 5, natural", TEST, key_of(5, "examples"))]
+    assert [name for name in store.stages if name.startswith("strong")] == ["strong/broad"]
+    assert run.classifiers(config, (TRAIN, TEST), store.read) == {model: f"seed 5, {model}" for model in MODELS}
 
 
 def test_the_figures_examples_are_one_digit_of_each_class_under_its_own_attack(monkeypatch):
-    attacks = []
+    made = []
 
     def spy(own, classifier, images, labels, key):
-        attacks.append(own)
+        made.append(own)
         return fake_perturbation(images, labels)
 
-    monkeypatch.setattr(judge, "perturb", spy)
-    found = judge.examples(CONFIG, "network", TEST)
-    assert attacks == [attack(CONFIG, name) for name in ADVERSARIAL]
+    monkeypatch.setattr(run, "perturb", spy)
+    found = run.examples(regions(CONFIG), attacks(CONFIG), "network", TEST, "key")
+    assert made == [attack(CONFIG, name) for name in ADVERSARIAL]
     np.testing.assert_array_equal(TEST.labels[found["source"]], np.arange(10))
     for own, region in zip(found["region"], REGIONS.values(), strict=True):
         np.testing.assert_array_equal(own[0], region(jnp.asarray(TEST.images[0] / np.float32(255))))
@@ -186,7 +216,7 @@ def test_after_is_the_standard_attack_cut_to_the_region():
         return np.asarray(perturb(own, classifier, images, labels, jax.random.key(3)).image)
 
     standard, after, inside = (
-        made(attack(dataclasses.replace(CONFIG, localize=how, threshold=0.0, neighbours=8), name))
+        made(attack(dataclasses.replace(CONFIG, localize=how, threshold=0.0, neighbors=8), name))
         for name, how in [("standard", "after"), ("broad", "after"), ("broad", "inside")]
     )
     allowed = np.stack([Broad()(image) for image in images])

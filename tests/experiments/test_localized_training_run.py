@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.localized_training.__main__ import main, parse
-from experiments.localized_training.config import INPUTS, MODELS, PRESETS, Config
-from experiments.localized_training.run import run
+from experiments.localized_training.run import MODELS, PRESETS, Config
+from experiments.localized_training.study import INPUTS, STUDY
 from experiments.provenance import commit
+from experiments.study import Row, classifiers_of, run
 
 TINY = Config(
     preset="tiny",
@@ -35,50 +35,56 @@ TINY = Config(
 )
 
 
-def made_up(config, classifier, test):
+def made_up(attacks, classifier, test, count, key, batch):
     """Losses that fall, as those of a judged model."""
     rng = np.random.default_rng(len(classifier))
-    counts = dict.fromkeys(INPUTS, config.test_images) | {"natural": len(test.labels)}
-    losses = {f"loss_{name}": rng.uniform(1, 2, count).astype(np.float32) / (1 + n)
-              for n, (name, count) in enumerate(counts.items())}  # fmt: skip
-    return {**losses, **{f"right_{name}": rng.uniform(size=count) < 0.5 for name, count in counts.items()}}
+    counts = {"natural": len(test.labels), **dict.fromkeys(attacks, count)}
+    losses = {f"loss_{name}": rng.uniform(1, 2, own).astype(np.float32) / (1 + n)
+              for n, (name, own) in enumerate(counts.items())}  # fmt: skip
+    return {**losses, **{f"right_{name}": rng.uniform(size=own) < 0.5 for name, own in counts.items()}}
 
 
-def shown(config, classifier, test):
+def shown(regions, attacks, classifier, test, key):
     """Ten digits under four attacks that do nothing."""
     source = np.array([np.flatnonzero(test.labels == digit)[0] for digit in range(10)], np.int32)
     image = np.tile(test.images[source] / np.float32(255), (4, 1, 1, 1, 1))
     return {"source": source, "region": image > 0.5, "image": image, "prediction": np.zeros((4, 10), np.int32)}
 
 
+def made_up_stages(patch):
+    """Nothing is trained, attacked or judged."""
+    for name, instead in {
+        "network": lambda seed: None,
+        "train": lambda *args, **options: {"of": np.array(args[6].name)},
+        "classifier_of": lambda model, arrays: str(arrays["of"]),
+        "judge": made_up,
+        "examples": shown,
+    }.items():
+        patch.setattr(f"experiments.localized_training.run.{name}", instead)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "tiny"
     with pytest.MonkeyPatch.context() as patch:
-        for name, instead in {
-            "train_model": lambda config, model, train, folder: {"of": np.array(model)},
-            "classifier_of": lambda config, arrays: str(arrays["of"]),
-            "judge": made_up,
-            "examples": shown,
-        }.items():
-            patch.setattr(f"experiments.localized_training.run.{name}", instead)
-        return out, run(TINY, out)
+        made_up_stages(patch)
+        return out, run(STUDY, TINY, out)
 
 
 @pytest.fixture(scope="module")
 def computed(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "computed"
-    return out, run(TINY, out)
+    return out, run(STUDY, TINY, out)
 
 
 def test_every_output_is_there_and_says_what_the_data_are(finished):
     out, summary = finished
     assert "natural model on scikit-learn's digits" in summary
     assert "olds: natural model: standard > background > exact > broad" in summary
-    page = (out / "fig2.md").read_text()
+    page = (out / "table.md").read_text()
     assert "not MNIST" in page
-    assert "Not run." in page
     assert page.count("less loss than the natural model under every attack (here") == 2
+    assert "another seed would change" in page
     assert "The paper gives two of them, of the natural model: 99.19 on natural images and 0.08" in page
     assert "| adversarial models | 100,000 steps of 50, PGD of 100 steps | 2 steps of 8, PGD of 1 steps |" in page
     for name in ("fig1.png", "fig2.png", "accuracy.png"):
@@ -90,26 +96,21 @@ def test_every_output_is_there_and_says_what_the_data_are(finished):
     assert content["data"] in page
     assert content["data"].startswith("digits, 1,297 and 500 images (SHA-256 ")
     assert content["hardware"]["devices"]
+    assert content["summary"] == summary.splitlines()[:-1]
     assert content["seconds"].keys() >= {f"train/{model}" for model in MODELS}
 
 
-def test_all_25_cells_are_there(finished):
-    rows = [line.split(",") for line in (finished[0] / "metrics.csv").read_text().splitlines()]
-    assert rows[0] == ["model", "input", "metric", "images", "value"]
-    losses = {(row[0], row[1]): float(row[4]) for row in rows if row[2] == "loss"}
-    assert len(losses) == 25
+@pytest.mark.parametrize("folder", ["finished", pytest.param("computed", marks=pytest.mark.slow)])
+def test_all_25_cells_are_there(folder, request):
+    rows = [line.split(",") for line in (request.getfixturevalue(folder)[0] / "metrics.csv").read_text().splitlines()]
+    assert rows[0] == list(Row._fields)
+    losses = {(row[2], row[4], row[5]): float(row[8]) for row in rows if row[6] == "loss"}
+    epsilon = {name: "" if name == "natural" else "0.3" for name in INPUTS}
+    attack = {name: "" if name == "natural" else name for name in INPUTS}
+    assert losses.keys() == {(model, attack[name], epsilon[name]) for model in MODELS for name in INPUTS}
     assert all(loss > 0 for loss in losses.values())
-    images = {row[1]: int(row[3]) for row in rows if row[0] == "broad" and row[2] == "accuracy"}
-    assert images == {"natural": 500, "standard": 16, "background": 16, "exact": 16, "broad": 16}
-
-
-@pytest.mark.slow
-def test_a_whole_run_reports_what_it_computed(computed):
-    out, summary = computed
-    assert "natural model on scikit-learn's digits" in summary
-    lines = (out / "metrics.csv").read_text().splitlines()
-    assert len(lines) == 1 + 2 * 25
-    assert all(float(line.split(",")[4]) > 0 for line in lines if ",loss," in line)
+    images = {(row[1], row[4]): int(row[7]) for row in rows if row[2] == "broad" and row[6] == "accuracy"}
+    assert images == {("digits/test", ""): 500, **{("digits/test[:16]", name): 16 for name in INPUTS[1:]}}
 
 
 @pytest.mark.slow
@@ -127,44 +128,23 @@ def test_a_finished_run_reports_at_once(finished, monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError("a finished stage was computed again")
 
-    monkeypatch.setattr("experiments.localized_training.run.classifier_of", lambda config, arrays: "network")
-    for name in ("train_model", "judge", "judge_strongly", "examples"):
+    made_up_stages(monkeypatch)
+    for name in ("train", "judge", "examples"):
         monkeypatch.setattr(f"experiments.localized_training.run.{name}", never)
     out, summary = finished
-    assert run(TINY, out) == summary
+    assert run(STUDY, TINY, out) == summary
 
 
 def test_a_folder_of_another_configuration_is_refused(finished):
     with pytest.raises(ValueError, match=r"another configuration \(seed: 0 -> 1\)"):
-        run(dataclasses.replace(TINY, seed=1), finished[0])
+        run(STUDY, dataclasses.replace(TINY, seed=1), finished[0])
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"held_back": 1_290}, "held_back=1290 leaves less than a batch of the 1297"),
-        ({"test_images": 501}, "test_images=501 exceeds the 500"),
-        ({"strong_images": 501}, "strong_images=501 exceeds the 500"),
-    ],
-)
-def test_too_small_a_set_is_refused(change, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        run(dataclasses.replace(TINY, **change), tmp_path / "out")
+def test_another_study_gets_the_networks_of_a_finished_run(finished, monkeypatch):
+    made_up_stages(monkeypatch)
+    study = STUDY._replace(presets={"tiny": TINY})
+    assert classifiers_of(study, "tiny", finished[0]) == {model: model for model in MODELS}
 
 
-def test_an_absent_data_set_ends_the_program_with_one_line(tmp_path):
-    with pytest.raises(SystemExit, match=r"error: data set 'mnist' is not there"):
-        main(["--preset", "cpu", "--data-dir", str(tmp_path), "--out", str(tmp_path / "out")])
-
-
-def test_command_line():
-    config, out, data_dir = parse(["--preset", "cpu", "--seed", "3", "--localize", "inside", "--natural-steps", "7"])
-    assert (config.seed, config.localize, config.natural_steps, config.data) == (3, "inside", 7, "mnist")
-    assert (out, data_dir) == ("runs/localized_training-cpu", None)
-    assert parse([])[0] == PRESETS["quick"]
-
-
-def test_command_line_refuses_nonsense(capsys):
-    with pytest.raises(SystemExit):
-        parse(["--adversarial-steps", "0"])
-    assert "adversarial_steps must be at least 1" in capsys.readouterr().err
+def test_the_presets_have_times():
+    assert STUDY.times.keys() == PRESETS.keys()

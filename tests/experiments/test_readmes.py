@@ -5,7 +5,6 @@ import pathlib
 import re
 
 import pytest
-from experiments.robust_optimization.table import network_name
 
 EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
 
@@ -54,23 +53,27 @@ def test_hard_positives_of_photographs():
 
 def test_robust_optimization_accuracies():
     text = readme("robust_optimization")
-    value = {(row["network"], row["metric"]): float(row["value"]) for row in metrics("robust_optimization")}
+    found = metrics("robust_optimization")
+    value = {(row["network"], row["attack"], row["metric"]): float(row["value"]) for row in found}
     for name in ("baseline", "l1", "l2", "linf"):
-        own = network_name(name)
-        test, on_set, pgd = (100 * value[own, f"{metric}_accuracy"] for metric in ("test", "adversarial", "pgd20"))
+        own = name if name == "baseline" else f"robust {name}"
+        test, on_set, pgd = (100 * value[own, attack, "accuracy"] for attack in ("", "A", "pgd-20"))
         assert re.search(rf"\| {own} \| [\d.]+ \| [\d.]+ \| {test:.2f} \| {on_set:.2f} \| {pgd:.1f} \|", text) or (
             name == "baseline" and f"| {test:.2f} | 0 | {pgd:.1f} |" in text
         ), name
-    counts = [int(value["baseline", f"adversarial_images_{norm}"]) for norm in ("l1", "l2", "linf")]
+    counts = [int(value["baseline", f"A {norm}", "images"]) for norm in ("l1", "l2", "linf")]
     assert f"{sum(counts):,} (l1 {counts[0]}, l2 {counts[1]}, linf {counts[2]})" in text
 
 
 @pytest.mark.parametrize("model", ["natural", "standard", "background", "exact", "broad"])
 def test_localized_training_losses_and_accuracies(model):
     text = readme("localized_training")
-    own = [row for row in metrics("localized_training") if row["model"] == model and "strong" not in row["input"]]
+    rows = [row for row in metrics("localized_training") if row["network"] == model]
+    own, strong = [row for row in rows if "200" not in row["data"]], [row for row in rows if "200" in row["data"]]
     losses = [float(row["value"]) for row in own if row["metric"] == "loss"]
     shown = [f"{number:.4g}" for number in (1000 * losses[0], *losses[1:])]
     assert re.search(rf"\| {model} \| " + " ".join(rf"{re.escape(number)} \([\d.]+\) \|" for number in shown), text)
     accuracies = [f"{100 * float(row['value']):.2f}" for row in own if row["metric"] == "accuracy"]
     assert f"| {model} | {' | '.join(accuracies)} |" in text
+    shown = [f"{100 * float(row['value']):.1f}" for row in strong]
+    assert not shown or f"| {model} | {' | '.join(shown)} |" in text
