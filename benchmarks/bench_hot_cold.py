@@ -3,7 +3,6 @@
 Needs real MNIST in TFDS_DATA_DIR.  Trains Caffe's LeNet first (10,000 steps).  Writes benchmarks/results/hot_cold.md.
 """
 
-import dataclasses
 import os
 import time
 from pathlib import Path
@@ -14,9 +13,9 @@ import numpy as np
 
 from advjax import hot_cold, perturb
 from advjax.data import load, to_float
-from advjax.training import predict
-from experiments.hard_positives.config import PRESETS
-from experiments.hard_positives.networks import classifiers, fresh, key_of, roomy, trainer
+from advjax.training import Resident, Trainer, predict, train_step
+from experiments.hard_positives.run import OPTIMIZER, fresh, of_states
+from experiments.networks import key_of
 from experiments.store import hardware, versions
 
 REPEATS = 3
@@ -24,16 +23,15 @@ REPEATS = 3
 
 def main() -> None:
     """Prints and writes the result."""
-    config = dataclasses.replace(PRESETS["cpu"], bases=1)
     train, test = load("mnist", "train"), load("mnist", "test")
-    data = roomy([train.images], [train.labels], [np.arange(len(train.labels))], len(train.labels))
     start = time.perf_counter()
-    states = trainer(config).fit(fresh(config, "base", 1), data, config.base_iterations, key_of(config)).states
+    trainer = Trainer(train_step(OPTIMIZER), batch_size=64, block=250)
+    states = trainer.fit(fresh(0, "base", 1), Resident(train.images, train.labels), 10_000, key_of(0)).states
     training = time.perf_counter() - start
     error = 100 * np.mean(predict(states, test.images)[0] != test.labels)
     right = np.flatnonzero(predict(states, train.images[:1100])[0] == train.labels[:1100])[:1000]
     images, labels = jnp.asarray(to_float(train.images[right])), jnp.asarray(train.labels[right])
-    classifier = classifiers(states)[0]
+    classifier = of_states(states)[0]
 
     def attack() -> tuple[float, np.ndarray, np.ndarray]:
         start = time.perf_counter()

@@ -12,7 +12,6 @@ from advjax.attacks import apgd, localized_pgd, perturb, square
 from advjax.attacks.regions import Background, Broad, Exact, Standard
 from advjax.classifier import from_function
 from advjax.data import Dataset
-from experiments import networks
 from experiments.localized_training import run
 from experiments.localized_training.run import (
     ADVERSARIAL,
@@ -68,8 +67,6 @@ def attack(config, name, **options):
 @pytest.mark.parametrize("name", MODELS)
 def test_each_model_learns_from_its_own_attack_alone(name, monkeypatch, tmp_path):
     monkeypatch.setattr(run, "network", lambda seed: f"weights of seed {seed}")
-    monkeypatch.setattr(networks, "create", lambda model, optimizer: model)
-    monkeypatch.setattr(networks, "stack", lambda states: states)
     spy = spy_on_training(monkeypatch, run)
     spy.of(run.training_stage(CONFIG, name, TRAIN, MemoryStore(root=tmp_path)).compute)
     expected = None
@@ -78,7 +75,7 @@ def test_each_model_learns_from_its_own_attack_alone(name, monkeypatch, tmp_path
     assert spy.step["attack"] == expected
     assert spy.step.get("clean_weight", 0.0) == 0.0  # all images of a batch are replaced
     assert spy.trainer == {"step": "step", "batch_size": 4, "block": 2}
-    assert spy.states == ["weights of seed 5"]  # all five begin with the same
+    assert spy.states == "weights of seed 5"  # all five begin with the same
     assert spy.data.images is TRAIN.images
     assert spy.data.labels is TRAIN.labels
     assert spy.data.shuffle
@@ -168,7 +165,7 @@ def test_every_model_is_judged_by_itself_and_the_figure_shows_the_natural_one(mo
     def kept(calls):
         return lambda *args: calls.append(args) or {}
 
-    monkeypatch.setattr(run, "train", lambda *args, **options: {"of": np.array(args[6].name)})
+    monkeypatch.setattr(run, "train", lambda *args, **options: {"of": np.array(args[5].name)})
     monkeypatch.setattr(run, "network", lambda seed: f"seed {seed}")
     monkeypatch.setattr(run, "classifier_of", lambda model, arrays: f"{model}, {arrays['of']}")
     monkeypatch.setattr(run, "examples", kept(shown))

@@ -55,7 +55,7 @@ def made_up_stages(patch):
     """Nothing is trained, attacked or judged."""
     for name, instead in {
         "network": lambda seed: None,
-        "train": lambda *args, **options: {"of": np.array(args[6].name)},
+        "train": lambda *args, **options: {"of": np.array(args[5].name)},
         "classifier_of": lambda model, arrays: str(arrays["of"]),
         "judge": made_up,
         "examples": shown,

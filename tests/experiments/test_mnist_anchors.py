@@ -1,7 +1,5 @@
 """LeNet on real MNIST: its test error, and the attacks against figures measured by an independent implementation."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +8,9 @@ import pytest
 from advjax import fgs, fgv, hot_cold, hot_cold_sign, perturb
 from advjax.data import load, to_float
 from advjax.scores import pass_score
-from advjax.training import predict
-from experiments.hard_positives.config import PRESETS
-from experiments.hard_positives.networks import classifiers, fresh, key_of, roomy, trainer
+from advjax.training import Resident, Trainer, predict, train_step
+from experiments.hard_positives.run import OPTIMIZER, fresh, of_states
+from experiments.networks import key_of
 
 pytestmark = [pytest.mark.mnist, pytest.mark.slow]
 
@@ -30,11 +28,9 @@ ANCHORS = {
 @pytest.fixture(scope="module")
 def lenets():
     """The three LeNets of the paper's experiment after Caffe's 10,000 iterations, and the digits."""
-    config = dataclasses.replace(PRESETS["cpu"], bases=3)
     train, test = load("mnist", "train"), load("mnist", "test")
-    everything = [np.arange(len(train.images))] * 3
-    data = roomy([train.images], [train.labels], everything, len(train.images))
-    fitted = trainer(config).fit(fresh(config, "base", 3), data, config.base_iterations, key_of(config, "base"))
+    trainer = Trainer(train_step(OPTIMIZER), batch_size=64, block=250)
+    fitted = trainer.fit(fresh(0, "base", 3), Resident(train.images, train.labels), 10_000, key_of(0, "base"))
     return fitted.states, train, test
 
 
@@ -51,7 +47,7 @@ def test_attacks_succeed_at_the_distances_measured_before(name, lenets):
     attack, *expected = ANCHORS[name]
     predictions = predict(states, train.images[:1100])
     measured = []
-    for classifier, prediction in zip(classifiers(states), predictions, strict=True):
+    for classifier, prediction in zip(of_states(states), predictions, strict=True):
         right = np.flatnonzero(prediction == train.labels[:1100])[:1000]
         images, labels = jnp.asarray(to_float(train.images[right])), jnp.asarray(train.labels[right])
         result = perturb(attack, classifier, images, labels)

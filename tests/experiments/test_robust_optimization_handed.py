@@ -10,7 +10,7 @@ import pytest
 from advjax.attacks import pgd, steepest
 from advjax.classifier import from_function
 from advjax.data import Standardized
-from advjax.training import create, to_model, unstack
+from advjax.training import create, to_model
 from advjax.training.optimizers import torch_rate
 from experiments.networks import key_of, weights
 from experiments.robust_optimization import run, study
@@ -63,8 +63,7 @@ def test_each_network_learns_from_its_own_attack_at_its_radius_in_standardized_u
 def test_robust_networks_normalize_their_input_and_the_baseline_does_not(training, tmp_path):
     found = {}
     for name in CONFIG.networks:
-        (state,) = unstack(training.of(trained(name, tmp_path)).states)
-        model = to_model(state)
+        model = training.of(trained(name, tmp_path)).states
         found[name] = model.input_norm is not None
         np.testing.assert_allclose([model.mean[...], model.std[...]], [25.5, 255 * 0.275], rtol=1e-5)
     assert found == {"baseline": False, "l1": True, "l2": True, "linf": True}
@@ -74,7 +73,7 @@ def test_all_networks_begin_with_the_same_weights_and_see_the_same_order(trainin
     both = []
     for name in ("baseline", "linf"):
         spy = training.of(trained(name, tmp_path))
-        model = to_model(unstack(spy.states)[0])
+        model = spy.states
         both.append((np.asarray(model.conv1.kernel[...]), spy.key))
     np.testing.assert_array_equal(both[0][0], both[1][0])
     assert both[0][1] == both[1][1] == key_of(5, "mnist", "order")
