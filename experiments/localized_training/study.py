@@ -82,12 +82,7 @@ def rows(config: Config, data: Data, read: Read) -> list[Row]:
 
 
 def worst(found: Arrays) -> np.ndarray:
-    """bool [N]: right when clean and under every APGD and Square.
-
-    >>> right = {f"right_{name}": np.array([True, name != "square"]) for name in STRONG}
-    >>> worst({"right_natural": np.ones(3, bool), **right}).tolist()
-    [True, False]
-    """
+    """bool [N]: right when clean and under every APGD and Square."""
     under = np.logical_and.reduce([found[f"right_{name}"] for name in STRONG if name != "pgd"])
     return np.logical_and(under, found["right_natural"][: len(under)])
 
@@ -203,7 +198,9 @@ def orderings(losses: Losses) -> list[str]:
 
 def percentages(losses: Losses, right: Mapping[str, float]) -> list[str]:
     """Each percentage of the text (abstract, Results), of losses but for the first; `right`: the natural accuracies."""
-    lead = {model: lead_of(losses, model) for model in ADVERSARIAL}
+    # By model and input, how much less loss than the natural model, in percent.
+    of = losses["natural"]
+    lead = {model: {name: 100 * (1 - losses[model][name] / of[name]) for name in INPUTS} for model in ADVERSARIAL}
     attacked = {model: {name: own[name] for name in ADVERSARIAL} for model, own in lead.items()}
     least = {model: min(own.values()) for model, own in lead.items()}
     broad, price = attacked["broad"].values(), -lead["standard"]["natural"]
@@ -249,15 +246,6 @@ def percentages(losses: Losses, right: Mapping[str, float]) -> list[str]:
             "here at the least " + listed({model: f"{less:.1f} %" for model, less in least.items()}),
         ),
     ]
-
-
-def lead_of(losses: Losses, model: str) -> dict[str, float]:
-    """By input, how much less loss than the natural model a model has, in percent.
-
-    >>> lead_of({"natural": {"natural": 2.0, "broad": 8.0}, "exact": {"natural": 3.0, "broad": 2.0}}, "exact")
-    {'natural': -50.0, 'broad': 75.0}
-    """
-    return {name: 100 * (1 - own / losses["natural"][name]) for name, own in losses[model].items()}
 
 
 def less_than(less: float, paper: float) -> str | bool:

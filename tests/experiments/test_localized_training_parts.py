@@ -150,6 +150,8 @@ def test_the_percentages_do_not_hold_of_other_losses():
     assert "here -20.8 %" in lines[4]
     assert "here at the least standard -866.2 %, background" in lines[7]
     assert "exact -1.4 %" in lines[7]
+    cheap = percentages(changed(standard={"natural": 0.01}), {"natural": 0.9919, "exact": 0.0008})
+    assert words(cheap)[3] == words(cheap)[7] == "Does not hold"  # no price, and less loss on all inputs
 
 
 @pytest.fixture
