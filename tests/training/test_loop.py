@@ -29,7 +29,6 @@ from advjax.training import (
     train_step,
     unstack,
 )
-from advjax.training import networks as networks_module
 from advjax.training import predictions as predictions_module
 from advjax.training import progress as progress_module
 from advjax.training.feed import feed_of
@@ -64,7 +63,7 @@ def test_stacked_networks_train_as_in_turn(data):
 def test_vmapped_networks_train_as_mapped_ones(data, monkeypatch):
     results = []
     for backend in ("cpu", "gpu"):
-        monkeypatch.setattr(networks_module.jax, "default_backend", lambda name=backend: name)
+        monkeypatch.setattr(jax, "default_backend", lambda name=backend: name)
         trainer = Trainer(train_step(OPTIMIZER), batch_size=8, block=5, placement=placement(jax.devices()[:1]))
         results.append(trainer.fit(states(2), data, 5, jax.random.key(0)).states)
     close(*results)
