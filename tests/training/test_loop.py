@@ -52,7 +52,9 @@ def test_stacked_networks_train_as_in_turn(data):
     step = jax.jit(train_step(OPTIMIZER))
     for network, trained in enumerate(unstack(fitted.states)):
         alone, key_s = create(Small(nnx.Rngs(network)), OPTIMIZER), jax.random.split(key, 3)[network]
-        for i, rows in enumerate(members[network][batch_order(key_s, len(members[network]), 0, 10, 8)]):
+        for i, rows in enumerate(
+            members[network][batch_order(jax.random.key_data(key_s), len(members[network]), 0, 10, 8)]
+        ):
             batch = Batch(jnp.asarray(data.images[rows]), jnp.asarray(data.labels[rows]))
             alone, _ = step(alone, batch, jax.random.fold_in(key_s, i))
         close(trained, alone)
@@ -83,7 +85,7 @@ def test_networks_of_other_hyper_parameters_train_in_one_program(data):
     for network, rate in enumerate(rates):
         plain = optax.sgd(rate)
         alone, step = create(Small(nnx.Rngs(0)), plain), jax.jit(train_step(plain))
-        for i, rows in enumerate(batch_order(keys[network], 60, 0, 5, 8)):
+        for i, rows in enumerate(batch_order(jax.random.key_data(keys[network]), 60, 0, 5, 8)):
             batch = Batch(jnp.asarray(data.images[rows]), jnp.asarray(data.labels[rows]))
             alone, _ = step(alone, batch, jax.random.fold_in(keys[network], i))
         close(unstack(together.states)[network].params, alone.params)
@@ -307,6 +309,15 @@ def test_fit_refuses(data, change, message):
     arguments = {"data": data, "steps": 4, "key": jax.random.key(0)} | change
     with pytest.raises(ValueError, match=message):
         trainer.fit(states(2), **arguments)
+
+
+def test_the_order_of_a_block_asks_the_device_for_nothing(data, monkeypatch):
+    """It would wait for the block before."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    feed, expected = feed_of(data, placement(jax.devices()[:1]), keys, 8, 4), data.order(keys, 4, 3, 8)
+    monkeypatch.setattr(jax.random, "key_data", None)
+    monkeypatch.setattr(jax, "device_get", None)
+    np.testing.assert_array_equal(feed.next(4, 3)[1][:, :3], expected)
 
 
 def test_a_stream_needs_processes_that_hold_their_own_rows(monkeypatch):

@@ -88,7 +88,7 @@ def test_linen_takes_the_steps_of_its_own_gradients_and_statistics():
         logits, after = net.apply({"params": params, "batch_stats": moved}, images, mutable=["batch_stats"])
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), after["batch_stats"]
 
-    for rows in batch_order(jax.random.split(KEY, 1)[0], 60, 0, 3, 8):
+    for rows in batch_order(jax.random.key_data(jax.random.split(KEY, 1)[0]), 60, 0, 3, 8):
         slope, moved = jax.grad(loss, has_aux=True)(params, moved, PIXELS[rows], DATA.labels[rows])
         updates, memory = OPTIMIZER.update(slope, memory, params)
         params = optax.apply_updates(params, updates)
