@@ -11,7 +11,7 @@ from advjax.attacks.attack import Attack, check_count, check_single
 from advjax.attacks.checks import check_inputs
 from advjax.attacks.perturb import perturb_in_silence
 from advjax.classifier import Classifier
-from advjax.evaluate.batches import Batch, Batches, make_batches
+from advjax.evaluate.batches import Batch, Batches, Data, make_batches
 from advjax.evaluate.checks import check_key, check_models
 from advjax.evaluate.findings import model_bits, naming, warn_of_models
 from advjax.evaluate.intervals import Accuracy, accuracy_of
@@ -56,7 +56,7 @@ class MinimalEpsilon:
 def minimal_epsilon(
     classifier: Classifier,
     make_attack: Callable[[np.ndarray], Attack],
-    data: Any,
+    data: Data,
     *,
     maximum: float,
     key: jax.Array,
