@@ -1,14 +1,15 @@
-"""Fingerprints: short texts that are equal for equal content, in every process, and differ for any other."""
+"""Fingerprints, short texts that are equal for equal content in every process; and what differs between two records."""
 
 import hashlib
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-__all__ = ["file_digest", "fingerprint"]
+__all__ = ["differences", "file_digest", "fingerprint"]
 
 
 def fingerprint(*parts: Any) -> str:
@@ -46,6 +47,16 @@ def file_digest(path: str | os.PathLike[str]) -> str:
     """
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Which values of two records differ, and how; "" where none does.
+
+    >>> differences({"rate": 0.1, "steps": 5}, {"rate": 0.2, "steps": 5})
+    'rate: 0.1 -> 0.2'
+    """
+    changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return "; ".join(f"{name}: {old.get(name)} -> {new.get(name)}" for name in changed)
 
 
 def _numbers(leaf: Any) -> np.ndarray:

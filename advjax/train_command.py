@@ -2,9 +2,17 @@
 
 import argparse
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:  # `advjax --help` needs no JAX
+    import optax
+
+    from advjax.attacks.attack import Attack
+    from advjax.data import Resident
+    from advjax.training import TrainState
 
 __all__ = ["add_arguments", "train"]
 
@@ -89,7 +97,7 @@ def train(options: argparse.Namespace) -> None:
         sys.stdout.flush()
 
 
-def _network(options: argparse.Namespace, optimizer: Any) -> Any:
+def _network(options: argparse.Namespace, optimizer: "optax.GradientTransformation") -> Callable[[int], "TrainState"]:
     """`make(seeds) -> states` of the named network, if it takes these images."""
     from advjax.models.registry import NETWORKS
     from advjax.training import ensemble
@@ -102,14 +110,14 @@ def _network(options: argparse.Namespace, optimizer: Any) -> Any:
     return lambda seeds: ensemble(lambda rngs: network.make(rngs=rngs), optimizer, seeds)
 
 
-def _optimizer(options: argparse.Namespace) -> Any:
+def _optimizer(options: argparse.Namespace) -> "optax.GradientTransformation":
     from advjax.training import optimizer
 
     momentum = {} if options.momentum is None else {"momentum": options.momentum}
     return optimizer(options.optimizer, options.learning_rate, **momentum)
 
 
-def _attack(options: argparse.Namespace) -> Any:
+def _attack(options: argparse.Namespace) -> "Attack | None":
     from advjax.attacks import pgd, steepest
 
     if options.attack == "none":
@@ -124,7 +132,9 @@ def _attack(options: argparse.Namespace) -> Any:
     return steepest(options.attack, options.epsilon)
 
 
-def _split(images: np.ndarray, labels: np.ndarray, held_back: int) -> Any:
+def _split(
+    images: np.ndarray, labels: np.ndarray, held_back: int
+) -> tuple["Resident", tuple[np.ndarray, np.ndarray] | None]:
     from advjax.data import Resident
 
     if not 0 <= held_back < len(labels):

@@ -94,7 +94,7 @@ def test_a_link_stays_and_a_pipe_is_written_to(tmp_path):
         write_text(tmp_path / "folder", "new")
 
 
-# These write a file or folder of another name and rename it when it is whole.
+# These write a file or folder of another name and rename it when it is whole, or append to a file line by line.
 _ALLOWED = {
     "advjax/files.py",
     "advjax/score_command/table.py",

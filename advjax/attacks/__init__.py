@@ -19,6 +19,7 @@ from advjax.attacks.attack import (
     Stack,
     State,
     criterion_of,
+    made_finite,
     stack,
 )
 from advjax.attacks.constraints import All, Ball, Box, Constraint, L1Ball, L2Ball, LinfBall, Quantize, ball
@@ -29,7 +30,7 @@ from advjax.attacks.iterative import localized_pgd, pgd, targeted
 from advjax.attacks.lbfgs import lbfgs
 from advjax.attacks.named import fgs, fgv, hard_positive, hot_cold, hot_cold_sign, steepest
 from advjax.attacks.objectives import CrossEntropy, HotCold, Margin, Objective, Targeted, TargetedDLR
-from advjax.attacks.part import Part
+from advjax.attacks.part import Mask, Number, Part
 from advjax.attacks.perceptual import PassAtLeast
 from advjax.attacks.perturb import perturb
 from advjax.attacks.perturbation import Perturbation
@@ -41,7 +42,8 @@ __all__ = [
     "perturb", "Perturbation", "Failure", "Fault", "image_faults",
     "fgs", "fgv", "hot_cold", "hot_cold_sign", "hard_positive", "steepest",
     "pgd", "localized_pgd", "targeted", "apgd", "square", "lbfgs",
-    "Part", "Attack", "Problem", "State", "Move", "Around", "Repeat", "RandomStart", "BestOf", "Finish",
+    "Part", "Number", "Mask", "made_finite",
+    "Attack", "Problem", "State", "Move", "Around", "Repeat", "RandomStart", "BestOf", "Finish",
     "Stack", "stack",
     "Objective", "CrossEntropy", "Margin", "Targeted", "TargetedDLR", "HotCold",
     "Criterion", "Misclassified", "TargetReached", "criterion_of",

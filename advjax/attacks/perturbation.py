@@ -27,7 +27,8 @@ class Perturbation:
         wrongly, or with the class of `targeted` and `lbfgs(targets)`, by more than rounding error (see
         `advjax.attacks.criteria`).
       scale: distance along the last ray, in units of the ray (linf units in [0, 1] for `fgs`, `fgv`, `hot_cold`),
-        before any last constraint (`Finish`). For `apgd` the step size that it ended with; 0 for `square` and `lbfgs`.
+        before any last constraint (`Finish`). For `apgd` the step size that a
+        next step of its last run would have had; 0 for `square` and `lbfgs`.
       l0: number of pixel positions changed.
       l1, l2, linf: norms of the difference, in units of [0, 1].
       calls: evaluations of the model: forward passes, a gradient counting as one.

@@ -43,14 +43,14 @@ class Resident:
             if len(member) == 0 or member.min() < 0 or member.max() >= size:
                 raise ValueError(f"{wanted}, got {member}")
 
-    def order(self, keys: jax.Array, start: int, steps: int, batch_size: int) -> np.ndarray:
+    def order(self, keys: jax.Array | np.ndarray, start: int, steps: int, batch_size: int) -> np.ndarray:
         """The images of the batches of steps `start`, `start + 1`, ...: int32 [S, steps, batch_size].
 
         An epoch's last batch is filled up from the next epoch, as Caffe's data layer does. Nothing depends on
         earlier calls, so a run can go on from any step.
 
         Args:
-            keys: one typed key for each of the S networks; each decides its network's order alone.
+            keys: one typed key for each of the S networks, or their data; each decides its network's order alone.
             start: the first step, counted from 0.
             steps: how many steps.
             batch_size: images a step, for each network.
@@ -61,12 +61,12 @@ class Resident:
         count = keys.shape[0]
         if self.members is not None and len(self.members) != count:
             raise ValueError(f"members must hold one index array for each of {count} networks, got {len(self.members)}")
-        words = np.asarray(jax.random.key_data(keys))
+        words = keys if isinstance(keys, np.ndarray) else jax.device_get(jax.random.key_data(keys))
         members = [np.arange(self.images.shape[0])] * count if self.members is None else self.members
         order = np.empty((count, steps, batch_size), np.int32)
         for network, member in enumerate(members):
             if self.shuffle:
-                places = _shuffled(words[network], len(member), start, steps, batch_size)
+                places = batch_order(words[network], len(member), start, steps, batch_size)
             else:
                 row = np.arange(start * batch_size, (start + steps) * batch_size) % len(member)
                 places = row.reshape(steps, batch_size)
@@ -74,19 +74,15 @@ class Resident:
         return order
 
 
-def batch_order(key: jax.Array, size: int, step: int, steps: int, batch_size: int) -> np.ndarray:
+def batch_order(words: np.ndarray, size: int, step: int, steps: int, batch_size: int) -> np.ndarray:
     """Indices [steps, batch_size] of the batches of steps `step`, `step + 1`, ..., shuffled each epoch.
 
-    Epoch e is a permutation of 0..size-1 drawn from (key, e); the batches cut the endless row of epochs into
-    equal parts. Nothing depends on earlier calls, so a run can go on from any step.
+    Epoch e is a permutation of 0..size-1 drawn from (words, e), a key's data; the batches cut the endless row of
+    epochs into equal parts. Nothing depends on earlier calls, so a run can go on from any step.
 
-    >>> batch_order(jax.random.key(0), 3, 0, 2, 3).sum(axis=1)
+    >>> batch_order(jax.random.key_data(jax.random.key(0)), 3, 0, 2, 3).sum(axis=1)
     array([3, 3])
     """
-    return _shuffled(np.asarray(jax.random.key_data(key)), size, step, steps, batch_size)
-
-
-def _shuffled(words: np.ndarray, size: int, step: int, steps: int, batch_size: int) -> np.ndarray:
     first, last = step * batch_size, (step + steps) * batch_size
     seed = [int(word) for word in words]
     epochs = [

@@ -2,20 +2,27 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from advjax.attacks.attack import Stack, check_count
+from advjax.attacks.attack import Attack, Stack, check_count
 from advjax.data.rows import filled
 from advjax.data.sources import Dataset
 from advjax.data.transforms import to_float
 from advjax.value import batch_axes
 
-__all__ = ["Batch", "Batches", "check_data", "make_batches", "slice_attack"]
+__all__ = ["Batch", "Batches", "Data", "check_data", "make_batches", "slice_attack"]
+
+
+Data: TypeAlias = Dataset | tuple[np.ndarray | jax.Array, np.ndarray | jax.Array]
+"""What evaluations take: images [N, H, W, C] and labels [N], or a `Dataset`."""
+
+
+AnyAttack = TypeVar("AnyAttack", bound=Attack | Stack)
 
 
 class Batch(NamedTuple):
@@ -66,7 +73,7 @@ class Batches:
         return jax.device_put(_fold_in(key, rows), self.over_images)
 
 
-def make_batches(data: Any, batch_size: int, devices: Sequence[jax.Device] | None) -> Batches:
+def make_batches(data: Data, batch_size: int, devices: Sequence[jax.Device] | None) -> Batches:
     """`Batches` of `data`, a `Dataset` or (images, labels), over `devices` (default: all of this process)."""
     images, labels = check_data(data)
     check_count("batch_size", batch_size)
@@ -83,7 +90,7 @@ def make_batches(data: Any, batch_size: int, devices: Sequence[jax.Device] | Non
     return Batches(images, labels, size, padded, over_images, everywhere)
 
 
-def check_data(data: Any) -> tuple[np.ndarray, np.ndarray]:
+def check_data(data: Data) -> tuple[np.ndarray, np.ndarray]:
     """Images, uint8 or float32 [N, H, W, C], and labels int32 [N] of `data`; raises for anything else."""
     if isinstance(data, Dataset):
         data = (data.images, data.labels)
@@ -105,19 +112,20 @@ def check_data(data: Any) -> tuple[np.ndarray, np.ndarray]:
     return images, labels.astype(np.int32)
 
 
-def slice_attack(attack: Any, size: int, rows: np.ndarray) -> Any:
+def slice_attack(attack: AnyAttack, size: int, rows: np.ndarray) -> AnyAttack:
     """The attack for the images `rows` of a data set of `size` images: numbers given per image are cut like them.
 
     Raises ValueError where a number is given for each of another count of images than `size`.
     """
-    extra = int(isinstance(attack, Stack))
-    axes = batch_axes(attack.attack if extra else attack, size, extra=extra)
+    one, extra = (attack.attack, 1) if isinstance(attack, Stack) else (attack, 0)
+    axes = batch_axes(one, size, extra=extra)
     leaves, structure = jax.tree.flatten(attack)
     if len(axes) != len(leaves):  # not made of values: `perturb` says what is wrong with it
         return attack
     place = (slice(None),) * extra + (rows,)
     cut = [leaf if axis is None else leaf[place] for leaf, axis in zip(leaves, axes, strict=True)]
-    return jax.tree.unflatten(structure, cut)
+    sliced: AnyAttack = jax.tree.unflatten(structure, cut)
+    return sliced
 
 
 _to_float = jax.jit(to_float)

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from advjax.attacks.iterative import pgd
 from advjax.attacks.named import fgs
 from advjax.attacks.square import square
 from advjax.classifier import Classifier
-from advjax.evaluate.batches import Batches, make_batches
+from advjax.evaluate.batches import Batches, Data, make_batches
 from advjax.evaluate.checks import check_key, check_models
 from advjax.evaluate.findings import naming
 from advjax.evaluate.intervals import sign_test
@@ -60,7 +59,7 @@ class HealthWarning:
 
 def health_check(
     classifier: Classifier,
-    data: Any,
+    data: Data,
     *,
     epsilon: float,
     key: jax.Array,

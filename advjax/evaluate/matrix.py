@@ -11,7 +11,7 @@ import numpy as np
 from advjax.attacks.attack import Attack, Stack, check_count
 from advjax.attacks.faults import Fault
 from advjax.classifier import Classifier
-from advjax.evaluate.batches import Batches, make_batches
+from advjax.evaluate.batches import Batches, Data, make_batches
 from advjax.evaluate.cell import Cell, clean_cell, merge_runs
 from advjax.evaluate.checks import check_attacks, check_key, check_models, check_pass
 from advjax.evaluate.findings import model_bits, naming, warn_of_models
@@ -28,7 +28,7 @@ __all__ = ["evaluate"]
 def evaluate(
     models: Mapping[str, Classifier],
     attacks: Mapping[str, Attack | Stack],
-    data: Any,
+    data: Data,
     *,
     key: jax.Array,
     batch_size: int = 256,

@@ -10,8 +10,9 @@ import numpy as np
 from advjax.attacks.attack import Attack, check_count, check_single
 from advjax.attacks.checks import check_inputs
 from advjax.attacks.perturb import perturb_in_silence
+from advjax.attacks.perturbation import Perturbation
 from advjax.classifier import Classifier
-from advjax.evaluate.batches import Batch, Batches, make_batches
+from advjax.evaluate.batches import Batch, Batches, Data, make_batches
 from advjax.evaluate.checks import check_key, check_models
 from advjax.evaluate.findings import model_bits, naming, warn_of_models
 from advjax.evaluate.intervals import Accuracy, accuracy_of
@@ -56,7 +57,7 @@ class MinimalEpsilon:
 def minimal_epsilon(
     classifier: Classifier,
     make_attack: Callable[[np.ndarray], Attack],
-    data: Any,
+    data: Data,
     *,
     maximum: float,
     key: jax.Array,
@@ -127,7 +128,7 @@ def _bisect(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Upper and lower ends of the brackets of one batch, and faults, without its padding."""
 
-    def attacked(epsilon: np.ndarray) -> Any:
+    def attacked(epsilon: np.ndarray) -> Perturbation:
         return perturb_in_silence(make_attack(epsilon), model, batch.images, batch.labels, keys)
 
     low, high = np.zeros(len(batch.rows), np.float32), np.full(len(batch.rows), maximum, np.float32)

@@ -12,6 +12,7 @@ import numpy as np
 
 import advjax
 from advjax.files import write_text, write_whole
+from advjax.fingerprint import differences
 from advjax.lock import FolderLock
 
 __all__ = ["Chunks", "open_chunks"]
@@ -53,12 +54,9 @@ def open_chunks(folder: str | os.PathLike[str] | None, configuration: Mapping[st
     wanted = {**configuration, "versions": {"advjax": advjax.__version__, "jax": jax.__version__}}
     path = root / "evaluation.json"
     if path.exists():
-        found = json.loads(path.read_text())
-        changed = [part for part in {**found, **wanted} if found.get(part) != wanted.get(part)]
-        if changed:
-            differences = "; ".join(f"{part}: {found.get(part)} -> {wanted.get(part)}" for part in changed)
+        if changed := differences(json.loads(path.read_text()), wanted):
             raise ValueError(
-                f"folder {os.fspath(folder)!r} holds another evaluation, which differs in {differences}. "
+                f"folder {os.fspath(folder)!r} holds another evaluation, which differs in {changed}. "
                 "Choose another folder, or remove that one."
             )
     else:

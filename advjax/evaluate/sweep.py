@@ -9,7 +9,7 @@ import numpy as np
 
 from advjax.attacks.attack import Attack, stack
 from advjax.classifier import Classifier
-from advjax.evaluate.batches import make_batches
+from advjax.evaluate.batches import Data, make_batches
 from advjax.evaluate.cell import clean_cell, merge_runs
 from advjax.evaluate.checks import check_attack, check_key, check_models
 from advjax.evaluate.findings import model_bits, naming, warn_of_models
@@ -45,7 +45,7 @@ def sweep(
     classifier: Classifier,
     make_attack: Callable[[float], Attack],
     epsilons: Sequence[float],
-    data: Any,
+    data: Data,
     *,
     key: jax.Array,
     batch_size: int = 64,

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from advjax.fastcpu import accelerate
 from advjax.training.faults import Faults
-from advjax.training.networks import over_networks
 from advjax.training.sharding import Placement
 from advjax.training.state import TrainState
 from advjax.training.step import Batch, Metrics, Step
@@ -53,7 +52,7 @@ def block_of(step: Step, length: int) -> Block:
             state, seen = jax.lax.fori_loop(0, count, lambda i, carry: one_step(i, carry, order, key), start)
             return state, seen, _all_finite(state)
 
-        states, seen, finite = over_networks(one_network, placement, states, order, keys)
+        states, seen, finite = placement.over_networks(one_network, states, order, keys)
         # Where they came from, so that the next block finds the same program.
         states = placement.constrain(states, placement.of_states(states))
         # Whole on every device, so that every process can read them.

@@ -15,7 +15,7 @@ import tempfile
 import threading
 import types
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Self
 
 import jax
@@ -30,9 +30,6 @@ __all__ = ["Checkpoints", "Restored", "CheckpointError", "agree"]
 
 _ARRAYS = "arrays"
 _BARRIER_MS = 20 * 60 * 1000
-
-# Orbax tells absl's logger of each file it opens or merges, some of it as warnings; what goes wrong it raises as well.
-logging.getLogger("absl").addFilter(lambda entry: f"{os.sep}orbax{os.sep}" not in entry.pathname)
 
 
 class CheckpointError(ExplainedError, RuntimeError):
@@ -91,8 +88,9 @@ class Checkpoints:
         # Naming the processes makes Orbax meet at the coordinator; its other way, a computation on all devices, would
         # run in the background thread between the training's own collectives, in another order on each process.
         together = ocp.options.MultiprocessingOptions(active_processes=set(range(jax.process_count())))
-        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=together)
-        self._orbax = ocp.Checkpointer(handler, multiprocessing_options=together)
+        with _quiet_orbax():
+            handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=together)
+            self._orbax = ocp.Checkpointer(handler, multiprocessing_options=together)
         self._thread: threading.Thread | None = None
         self._failure: CheckpointError | None = None
 
@@ -208,7 +206,8 @@ class Checkpoints:
             CheckpointError: it failed.
         """
         self.wait()
-        self._orbax.close()
+        with _quiet_orbax():
+            self._orbax.close()
 
     def __enter__(self) -> Self:
         return self
@@ -230,7 +229,8 @@ class Checkpoints:
             # Orbax refuses arrays that only this process can see; they are the same in all, so process 0 writes them.
             local = jax.process_count() > 1
             named = {str(i): np.asarray(x) if local and x.is_fully_addressable else x for i, x in enumerate(leaves)}
-            self._orbax.save(files.unfinished(self.folder) / _ARRAYS, args=ocp.args.PyTreeSave(named))
+            with _quiet_orbax():
+                self._orbax.save(files.unfinished(self.folder) / _ARRAYS, args=ocp.args.PyTreeSave(named))
             try:
                 if first:
                     files.publish(self.folder, step, record)
@@ -293,12 +293,28 @@ class Checkpoints:
             str(i): ocp.RestoreArgs(restore_type=np.ndarray) if to_host else ocp.ArrayRestoreArgs(sharding=sharding)
             for i, (to_host, sharding) in enumerate(places)
         }
-        stored = self._orbax.restore(path, args=ocp.args.PyTreeRestore(restore_args=how))
+        with _quiet_orbax():
+            stored = self._orbax.restore(path, args=ocp.args.PyTreeRestore(restore_args=how))
         arrays = []
         for i, (to_host, sharding) in enumerate(places):
             array = jax.device_put(stored[str(i)], sharding) if to_host else stored[str(i)]
             arrays.append(jax.random.wrap_key_data(array, impl=keys[str(i)]) if str(i) in keys else array)
         return jax.tree.unflatten(structure, arrays)
+
+
+@contextlib.contextmanager
+def _quiet_orbax() -> Iterator[None]:
+    """Orbax tells absl's logger of each file, some of it as warnings; what goes wrong it raises as well."""
+
+    def is_of_others(entry: logging.LogRecord) -> bool:
+        return f"{os.sep}orbax{os.sep}" not in entry.pathname
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(is_of_others)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_of_others)
 
 
 def _is_key(leaf: Any) -> bool:

@@ -58,13 +58,15 @@ class _ResidentFeed:
     resident = True
 
     def __init__(self, data: Resident, where: Placement, keys: jax.Array, batch_size: int, block: int) -> None:
-        self._data, self._where, self._keys = data, where, keys
+        self._data, self._where = data, where
+        # Read here: asked for later, they would wait for the block that the device then works on.
+        self._words = jax.device_get(jax.random.key_data(keys))
         self._shape = (keys.shape[0], block, batch_size)
         self._content = Batch(*where.put((data.images, data.labels), where.replicated))
 
     def next(self, step: int, count: int) -> tuple[Batch, jax.Array]:
         order = np.zeros(self._shape, np.int32)
-        order[:, :count] = self._data.order(self._keys, step, count, self._shape[2])
+        order[:, :count] = self._data.order(self._words, step, count, self._shape[2])
         return self._content, self._where.put(order, self._where.replicated)
 
     def state(self) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The course of a training: loss and accuracy of each network, as arrays, as CSV and for TensorBoard."""
 
-import csv
 import dataclasses
 import os
 import pathlib
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from advjax.files import write_text
 from advjax.training.predictions import Score
 
 __all__ = ["History", "Log"]
@@ -82,19 +82,13 @@ class Log:
 
     def __init__(self, folder: str | os.PathLike[str], history: History, *, tensorboard: bool = False) -> None:
         path = pathlib.Path(folder) / "metrics.csv"
-        partial = path.with_name(path.name + ".partial")
         self._events = _events(path.parent, history) if tensorboard else None
-        self._file = open(partial, "w", newline="")  # noqa: SIM115 (closed by `close`)
-        self._writer = csv.writer(self._file)
-        self._writer.writerow(_COLUMNS)
-        for row in history.rows:
-            self._writer.writerows(_lines(row))
-        self._file.flush()
-        os.replace(partial, path)
+        write_text(path, ",".join(_COLUMNS) + "\n" + "".join(map(_lines, history.rows)))
+        self._file = open(path, "a", newline="")  # noqa: SIM115 (closed by `close`)
 
     def write(self, row: dict[str, Any]) -> None:
         """Writes one row, so that whoever watches the file sees it now."""
-        self._writer.writerows(_lines(row))
+        self._file.write(_lines(row))
         self._file.flush()
         if self._events is not None:
             for name in _COLUMNS[2:]:
@@ -117,9 +111,12 @@ def _events(folder: pathlib.Path, history: History) -> Any:
     return SummaryWriter(str(folder), purge_step=history.rows[-1]["step"] + 1 if history.rows else 0)
 
 
-def _lines(row: dict[str, Any]) -> list[list[Any]]:
-    networks = range(len(row["loss"]))
-    return [[row["step"], s, *(row[name][s] if name in row else "" for name in _COLUMNS[2:])] for s in networks]
+def _lines(row: dict[str, Any]) -> str:
+    def line(network: int) -> str:
+        numbers = (str(row[name][network]) if name in row else "" for name in _COLUMNS[2:])
+        return ",".join([str(row["step"]), str(network), *numbers]) + "\n"
+
+    return "".join(map(line, range(len(row["loss"]))))
 
 
 def _listed(values: np.ndarray) -> list[float]:

@@ -1,7 +1,6 @@
 """What makes a training that goes on the same training: everything that decides its bits and can be named."""
 
 import json
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ from advjax.data.stream import Stream
 from advjax.fingerprint import fingerprint
 from advjax.training.state import TrainState
 
-__all__ = ["check_identity", "identity_of"]
+__all__ = ["identity_of"]
 
 
 def identity_of(
@@ -54,14 +53,3 @@ def identity_of(
 def _told(array: np.ndarray | jax.Array) -> str:
     """Type, shape and fingerprint."""
     return f"{array.dtype}{list(array.shape)} {fingerprint(array)}"
-
-
-def check_identity(old: Mapping[str, Any], new: Mapping[str, Any], folder: pathlib.Path | None) -> None:
-    """Raises ValueError if the checkpoint in `folder` is of another training, saying what differs."""
-    names = list(dict.fromkeys([*old, *new]))
-    changed = [f"{name}: {old.get(name)} -> {new.get(name)}" for name in names if old.get(name) != new.get(name)]
-    if changed:
-        raise ValueError(
-            f"the folder {folder} holds another training ({'; '.join(changed)}): choose another folder, "
-            "or remove that one"
-        )

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, NoReturn
 import jax
 import jax.numpy as jnp
 
+from advjax.fingerprint import differences
 from advjax.lock import FolderInUseError, FolderLock
 from advjax.training.checkpoint import CheckpointError, Checkpoints, Restored, agree
 from advjax.training.history import History, Log
-from advjax.training.identity import check_identity
 from advjax.training.interrupts import Preempted, stop_requests
 from advjax.training.state import TrainState
 
@@ -70,7 +70,11 @@ class Keeper:
         """
         if self._checkpoints is None or (newest := self._checkpoints.restore(template)) is None:
             return None
-        check_identity(newest.record["identity"], self._identity, self._folder)
+        if changed := differences(newest.record["identity"], self._identity):
+            raise ValueError(
+                f"the folder {self._folder} holds another training ({changed}): choose another folder, "
+                "or remove that one"
+            )
         self.saved = newest.step
         history = History(list(newest.record["history"]))
         best = _find_best(self._checkpoints, template, newest, history.best())

@@ -15,7 +15,7 @@ OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = MappingP
 )
 
 
-def optimizer(name: str, learning_rate: Any, **options: Any) -> optax.GradientTransformation:
+def optimizer(name: str, learning_rate: optax.ScalarOrSchedule, **options: Any) -> optax.GradientTransformation:
     """The optimizer `name` of optax with a learning rate (a number or a schedule) and its own options.
 
     Raises:

@@ -14,7 +14,6 @@ from advjax.data.rows import batches, filled
 from advjax.data.transforms import to_float
 from advjax.entropy import cross_entropies
 from advjax.training.faults import naming
-from advjax.training.networks import over_networks
 from advjax.training.sharding import Placement, default_placement
 from advjax.training.state import TrainState
 
@@ -138,4 +137,4 @@ def _answers(
         return cross_entropies(logits, labels), answers, jnp.int32(logits.shape[-1])
 
     # Whole on every device, so that every process can read them.
-    return placement.constrain(over_networks(one, placement, params, rest), placement.replicated)
+    return placement.constrain(placement.over_networks(one, params, rest), placement.replicated)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
 import jax
@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 __all__ = ["Placement", "default_placement", "placement", "initialize"]
 
 Tree = TypeVar("Tree")
+Result = TypeVar("Result")
 
 
 def initialize(
@@ -138,6 +139,18 @@ class Placement:
     def constrain(self, tree: Tree, shardings: Any) -> Tree:
         """Inside `jit`: the arrays, placed by a sharding for all of them or a tree of one for each."""
         return tree if self.mesh.size == 1 else jax.lax.with_sharding_constraint(tree, shardings)
+
+    def over_networks(self, one: Callable[..., Result], *stacked: Any) -> Result:
+        """Inside `jit`: `one` of each network's part of `stacked` [S, ...], the results stacked again.
+
+        vmap turns a stack's convolutions into grouped ones, which fill an accelerator. A CPU is full with one network,
+        and slow at grouped convolutions (measured in benchmarks/results/training.md): there they come in turn, and the
+        program compiles sooner too.
+        """
+        networks = self.mesh.shape["network"]
+        if jax.default_backend() == "cpu" and networks == 1:
+            return jax.lax.map(lambda arguments: one(*arguments), stacked)
+        return jax.vmap(one, spmd_axis_name="network" if networks > 1 else None)(*stacked)
 
     def _over_mesh(self, spec: PartitionSpec) -> Sharding:
         if self.mesh.size == 1:

@@ -60,10 +60,13 @@ class Metrics(NamedTuple):
             raise DataError(message)
 
 
+# The model is `Any`: a loss may ask it for more than logits.
 Loss: TypeAlias = Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
-def cross_entropy(model: Any, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+def cross_entropy(
+    model: Callable[[jax.Array], jax.Array], images: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """The losses [B] `-log softmax(h(x))_y` of images [B, H, W, C] with labels [B], and the logits h [B, K].
 
     The losses are float32 for a network in half precision too, computed from its logits as they are.

@@ -1,5 +1,7 @@
 """Every attack, through one table of checks; closed forms; the combinators."""
 
+from inspect import isfunction
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import advjax.attacks
 from advjax import (
     Failure,
     fgs,
@@ -64,8 +67,10 @@ ATTACKS = {
     "steepest l2": lambda **o: steepest("l2", 1.0, **o),
     "steepest l1": lambda **o: steepest("l1", 3.0, pixels=4, **o),
     "steepest tangent": lambda **o: steepest("l2", 2.0, basis=BASIS, **o),
-    "localized after": lambda **o: localized_pgd("exact", 0.3, step_size=0.1, steps=4, **o),
-    "localized inside": lambda **o: localized_pgd("background", 0.3, step_size=0.1, steps=4, localize="inside", **o),
+    "localized_pgd after": lambda **o: localized_pgd("exact", 0.3, step_size=0.1, steps=4, **o),
+    "localized_pgd inside": lambda **o: localized_pgd(
+        "background", 0.3, step_size=0.1, steps=4, localize="inside", **o
+    ),
     "lbfgs": lambda **o: lbfgs(steps=6, searches=5, **o),
     "apgd linf": lambda **o: apgd(0.1, steps=6, **o),
     "apgd l2": lambda **o: apgd(1.0, norm="l2", steps=6, objective="dlr-targeted", targets=2, **o),
@@ -83,8 +88,8 @@ BALLS = {
     "steepest l2": ("l2", 1.0),
     "steepest l1": ("l1", 3.0),
     "steepest tangent": ("l2", 2.0),
-    "localized after": ("linf", 0.3),
-    "localized inside": ("linf", 0.3),
+    "localized_pgd after": ("linf", 0.3),
+    "localized_pgd inside": ("linf", 0.3),
     "apgd linf": ("linf", 0.1),
     "apgd l2": ("l2", 1.0),
     "square linf": ("linf", 0.1),
@@ -153,7 +158,7 @@ def test_every_attack(name, masked, problem):
     assert np.all(again[success] != np.asarray(result.label)[success])
     assert np.all((np.asarray(result.failure) == Failure.NONE) == success)
     # It attacks at all, unless the mask or the target leaves too little.
-    assert success.any() or masked or "l1" in name or name == "localized after"
+    assert success.any() or masked or "l1" in name or name == "localized_pgd after"
     # Built anew it is the same program; same key, same bits.
     attack = ATTACKS[name](mask=MASK.copy()) if masked else ATTACKS[name]()
     traces = len(TRACES)
@@ -163,6 +168,11 @@ def test_every_attack(name, masked, problem):
     # Nothing was wrong.
     assert not np.any(result.non_finite)
     assert not np.any(result.faults)
+
+
+def test_every_named_attack_is_in_the_table():
+    own = {name for name in advjax.__all__ if isfunction(getattr(advjax, name)) and name in advjax.attacks.__all__}
+    assert own - {"perturb", "stack"} == {name.split()[0] for name in ATTACKS}
 
 
 @pytest.mark.parametrize("build", [fgs, fgv], ids=["sign", "value"])

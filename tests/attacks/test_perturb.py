@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 
 from advjax import fgs, fgv, from_function, from_linen, from_nnx, hard_positive, hot_cold, perturb, pgd
-from advjax.attacks import apgd, lbfgs, localized_pgd, square, steepest, targeted
+from advjax.attacks import Attack, BestOf, Problem, apgd, lbfgs, localized_pgd, square, steepest, targeted
+from advjax.value import value
 from tests.models_for_tests import (
     LinenNet,
     NnxNet,
@@ -212,3 +213,23 @@ def test_float64_where_it_is_enabled():
                          IMAGES, LABELS, jax.random.key(0))  # fmt: skip
         assert single.image.dtype == jnp.float32
         np.testing.assert_array_equal(result.image, np.round(np.asarray(result.image) * 255) / 255)
+
+
+def test_restarts_draw_from_keys_that_nothing_else_draws_from():
+    seen = []
+
+    @value
+    class Listening(Attack):
+        def step(self, problem, state):
+            seen.append(state.key)
+            return state
+
+    image, label = jnp.zeros((2, 2, 1)), jnp.int32(0)
+    problem = Problem(lambda image: jnp.zeros(3), image, label, jnp.zeros(3))
+    attack, key = BestOf(Listening(), 3), jax.random.key(0)
+    with jax.disable_jit():
+        attack.step(problem, attack.init(problem, key))
+    # The runs' own keys, what they may split them into, and the key that all of them come from.
+    used = [key, *seen, *(child for own in seen for child in jax.random.split(own))]
+    assert len(seen) == 3
+    assert len({tuple(jax.random.key_data(each).tolist()) for each in used}) == len(used)

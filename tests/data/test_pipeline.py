@@ -13,20 +13,20 @@ from advjax.data.pipeline import batch_order
 @given(size=st.integers(1, 40), start=st.integers(0, 30), steps=st.integers(1, 12), batch_size=st.integers(1, 16))
 def test_order_goes_through_whole_epochs_and_can_start_anywhere(size, start, steps, batch_size):
     key = jax.random.key(3)
-    whole = batch_order(key, size, 0, start + steps, batch_size)
-    np.testing.assert_array_equal(whole[start:], batch_order(key, size, start, steps, batch_size))
+    whole = batch_order(jax.random.key_data(key), size, 0, start + steps, batch_size)
+    np.testing.assert_array_equal(whole[start:], batch_order(jax.random.key_data(key), size, start, steps, batch_size))
     epochs = whole.ravel()[: whole.size // size * size].reshape(-1, size)
     assert (np.sort(epochs, axis=1) == np.arange(size)).all()
 
 
 def test_every_epoch_and_every_key_has_another_order():
-    orders = [batch_order(jax.random.key(seed), 50, 0, 2, 50) for seed in (0, 1)]
+    orders = [batch_order(jax.random.key_data(jax.random.key(seed)), 50, 0, 2, 50) for seed in (0, 1)]
     assert len(np.unique(np.concatenate(orders), axis=0)) == 4
 
 
 def test_order_is_the_one_of_the_committed_results():
     expected = [[7, 9, 1, 3, 0], [4, 2, 0, 2, 9], [3, 8, 6, 7, 1]]
-    np.testing.assert_array_equal(batch_order(jax.random.key(7), 11, 3, 3, 5), expected)
+    np.testing.assert_array_equal(batch_order(jax.random.key_data(jax.random.key(7)), 11, 3, 3, 5), expected)
 
 
 def resident(count=20, **options):
@@ -39,9 +39,9 @@ def test_each_network_has_the_order_of_its_key_and_its_members(rng):
     order = resident(members=members).order(keys, 6, 4, 8)
     assert order.dtype == np.int32
     for row, key, member in zip(order, keys, members, strict=True):
-        np.testing.assert_array_equal(row, member[batch_order(key, len(member), 6, 4, 8)])
+        np.testing.assert_array_equal(row, member[batch_order(jax.random.key_data(key), len(member), 6, 4, 8)])
     everything = resident().order(keys, 6, 4, 8)
-    np.testing.assert_array_equal(everything[1], batch_order(keys[1], 20, 6, 4, 8))
+    np.testing.assert_array_equal(everything[1], batch_order(jax.random.key_data(keys[1]), 20, 6, 4, 8))
 
 
 def test_without_shuffling_the_epochs_are_an_endless_row_in_file_order():

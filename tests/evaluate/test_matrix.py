@@ -219,7 +219,7 @@ def test_a_progress_bar_counts_every_image(capsys, monkeypatch):
         ({"attacks": {}}, ValueError, "attacks must be a mapping from name to attack with at least one entry"),
         ({"attacks": {"clean": fgs()}}, ValueError, 'attacks must not use the name "clean"'),
         ({"attacks": {"a": "fgs"}}, TypeError, r"attacks\['a'\]: attack must be an attack such as fgs\(\)"),
-        ({"attacks": {"a": fgs(np.full(4, 0.1))}}, ValueError, r"attacks\['a'\]: epsilon has one entry for each of 4"),
+        ({"attacks": {"a": fgs(np.full(4, 0.1))}}, ValueError, r"attacks\['a'\]: step_size has one entry for each"),
         ({"data": IMAGES}, TypeError, r"data must be a pair \(images, labels\) or an advjax.data.Dataset, got ndarray"),
         ({"data": (IMAGES, LABELS[:4])}, ValueError, r"data: labels must have shape \(21,\).* got \(4,\)"),
         ({"data": (IMAGES[:0], LABELS[:0])}, ValueError, "data must hold at least one image"),

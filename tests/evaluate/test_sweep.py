@@ -148,7 +148,7 @@ def test_images_that_nothing_fools_have_no_minimal_epsilon():
         (fgs(0.1), {}, TypeError, "make_attack must be a function from epsilons"),
         (lambda e: fgs(0.1), {}, ValueError, "in which no number is given per image"),
         (lambda e: stack([fgs(e), fgs(e)]), {}, ValueError, "attack must be a single attack"),
-        (lambda e: fgs(np.ones(3)), {}, ValueError, "epsilon has one entry for each of 3 images"),
+        (lambda e: fgs(np.ones(3)), {}, ValueError, "step_size has one entry for each of 3 images"),
         (fgs, {"maximum": 0.0}, ValueError, "maximum must be a finite number above 0, got 0.0"),
         (fgs, {"steps": 0}, ValueError, "steps must be an integer of 1 or more, got 0"),
     ],

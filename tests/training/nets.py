@@ -5,11 +5,13 @@ import numpy as np
 import optax
 from flax import nnx
 
-from advjax.training import Resident, ensemble
+from advjax.training import Resident, Trainer, ensemble, train_step
 
-__all__ = ["OPTIMIZER", "Small", "equal", "states", "toy_set"]
+__all__ = ["OPTIMIZER", "TRAINER", "Small", "equal", "states", "toy_set"]
 
 OPTIMIZER = optax.sgd(0.05, momentum=0.9)
+# One for all tests that need no other: its program is compiled once for each number of networks.
+TRAINER = Trainer(train_step(OPTIMIZER), batch_size=8, block=4)
 
 
 class Small(nnx.Module):

@@ -415,10 +415,12 @@ def test_written_by_2_processes_read_on_1_and_8_devices_and_again_by_2(tmp_path)
     assert second["warnings"] == [], "one warning, not one for each process"
 
 
-def test_orbax_says_nothing(tmp_path, caplog):
+def test_orbax_says_nothing_and_absl_is_left_as_it_was(tmp_path, caplog):
     with caplog.at_level(logging.DEBUG):
         fill(tmp_path, 1).restore(numbers(0))
         (tmp_path / "unfinished").write_text("in the way")
         with pytest.raises(CheckpointError, match="Not a directory"):
             fill(tmp_path, 2)
     assert [record.getMessage() for record in caplog.records if "orbax" in record.pathname] == []
+    filters = logging.getLogger("absl").filters
+    assert not [one for one in filters if getattr(one, "__module__", "").startswith("advjax")]

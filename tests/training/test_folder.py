@@ -24,7 +24,7 @@ from advjax.training import (
 )
 from advjax.training import keeper as keeper_module
 from advjax.training import run as run_module
-from tests.training.nets import OPTIMIZER, Small, equal, states, toy_set
+from tests.training.nets import OPTIMIZER, TRAINER, Small, equal, states, toy_set
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def data():
 
 
 def test_a_run_goes_on_where_it_was_saved_and_logs_each_row_once(data, tmp_path):
-    trainer = Trainer(train_step(OPTIMIZER), batch_size=8, block=4)
+    trainer = TRAINER
     key = jax.random.key(0)
     whole = trainer.fit(states(2), data, 24, key)
     for steps in (8, 24, 24):
@@ -49,7 +49,7 @@ def test_a_run_goes_on_where_it_was_saved_and_logs_each_row_once(data, tmp_path)
 
 
 def test_another_training_in_the_folder_is_refused_and_kept(data, tmp_path):
-    trainer, key = Trainer(train_step(OPTIMIZER), batch_size=8, block=4), jax.random.key(0)
+    trainer, key = TRAINER, jax.random.key(0)
     first = trainer.fit(states(1), data, 4, key, folder=tmp_path, config={"rate": 0.05})
     with pytest.raises(ValueError, match=r"another training \(config.rate: 0.05 -> 0.1\)"):
         trainer.fit(states(1), data, 8, key, folder=tmp_path, config={"rate": 0.1})
@@ -63,7 +63,7 @@ def test_another_training_in_the_folder_is_refused_and_kept(data, tmp_path):
 
 
 def test_another_network_or_optimizer_in_the_folder_is_refused(data, tmp_path):
-    trainer, key = Trainer(train_step(OPTIMIZER), batch_size=8, block=4), jax.random.key(0)
+    trainer, key = TRAINER, jax.random.key(0)
     trainer.fit(states(1), data, 4, key, folder=tmp_path)
     adam = optax.adam(0.1)
     with pytest.raises(ValueError, match="opt_state"):
@@ -84,7 +84,7 @@ def test_a_signal_saves_prints_how_to_go_on_and_exits_with_zero(data, tmp_path, 
 
     interrupting = Resident(data.images, data.labels)
     object.__setattr__(interrupting, "order", Sends().order)
-    trainer, key = Trainer(train_step(OPTIMIZER), batch_size=8, block=4), jax.random.key(0)
+    trainer, key = TRAINER, jax.random.key(0)
     before = signal.getsignal(number)
     with pytest.raises(Preempted) as stopped:
         trainer.fit(states(1), interrupting, 20, key, folder=tmp_path)
@@ -109,7 +109,7 @@ def signalling(data, at, number=signal.SIGTERM):
 
 
 def test_a_signal_before_the_first_step_saves_the_start(data, tmp_path, monkeypatch):
-    trainer, key = Trainer(train_step(OPTIMIZER), batch_size=8, block=4), jax.random.key(0)
+    trainer, key = TRAINER, jax.random.key(0)
     options = {"folder": tmp_path, "every": 4, "validation": (data.images, data.labels)}
     with monkeypatch.context() as patch:
         begin = keeper_module.Keeper.open_log
@@ -128,7 +128,7 @@ def test_a_signal_before_the_first_step_saves_the_start(data, tmp_path, monkeypa
 
 
 def test_ctrl_c_before_the_first_block_is_compiled_loses_no_step_and_keeps_what_was_saved(data, tmp_path):
-    trainer, key = Trainer(train_step(OPTIMIZER), batch_size=8, block=4), jax.random.key(0)
+    trainer, key = TRAINER, jax.random.key(0)
     for start, steps in ((0, 8), (4, 8)):
         with pytest.raises(KeyboardInterrupt):
             trainer.fit(states(1), signalling(data, start, signal.SIGINT), steps, key, folder=tmp_path)
@@ -138,7 +138,7 @@ def test_ctrl_c_before_the_first_block_is_compiled_loses_no_step_and_keeps_what_
 
 
 def test_a_signal_in_the_last_block_ends_the_program_too(data, tmp_path):
-    trainer, key = Trainer(train_step(OPTIMIZER), batch_size=8, block=4), jax.random.key(0)
+    trainer, key = TRAINER, jax.random.key(0)
     with pytest.raises(Preempted, match="stopped by SIGTERM at step 8 of 8"):
         trainer.fit(states(1), signalling(data, 4), 8, key, folder=tmp_path)
     equal(trainer.fit(states(1), data, 8, key).states, trainer.fit(states(1), data, 8, key, folder=tmp_path).states)
@@ -146,7 +146,7 @@ def test_a_signal_in_the_last_block_ends_the_program_too(data, tmp_path):
 
 def test_a_finished_training_that_goes_on_validates_when_the_longer_one_does(data, tmp_path):
     """Its first end, 14, is no multiple of the block or of `every`."""
-    trainer, key = Trainer(train_step(OPTIMIZER), batch_size=8, block=4), jax.random.key(0)
+    trainer, key = TRAINER, jax.random.key(0)
     options = {"every": 8, "validation": (data.images, data.labels)}
     whole = trainer.fit(states(2), data, 32, key, **options)
     trainer.fit(states(2), data, 14, key, folder=tmp_path, **options)
@@ -160,7 +160,7 @@ def test_a_finished_training_that_goes_on_validates_when_the_longer_one_does(dat
 
 
 def test_best_states_that_are_lost_do_not_stop_the_training(data, tmp_path):
-    trainer, key = Trainer(train_step(OPTIMIZER), batch_size=8, block=4), jax.random.key(0)
+    trainer, key = TRAINER, jax.random.key(0)
     options = {"folder": tmp_path, "every": 8, "validation": (data.images, data.labels)}
     trainer.fit(states(1), data, 8, key, **options)
     # Three checkpoints that signals asked for have no score.
@@ -180,7 +180,7 @@ def test_equal_scores_in_another_order_are_equal(data, tmp_path, monkeypatch):
     scores = iter([[0.1, 0.2, 0.6, 0.7], [0.7, 0.6, 0.2, 0.1], [0.6, 0.1, 0.7, 0.2]] * 2)
     zeros = np.zeros(4, np.float32)
     monkeypatch.setattr(run_module, "measure", lambda *_, **__: Score(zeros, np.array(next(scores), np.float32)))
-    trainer = Trainer(train_step(OPTIMIZER), batch_size=8, block=4)
+    trainer = TRAINER
     trainer.fit(states(4), data, 12, jax.random.key(0), folder=tmp_path, every=4, validation=(data.images, data.labels))
     assert Checkpoints(tmp_path / "checkpoints").best_step() == 4
 
@@ -188,9 +188,7 @@ def test_equal_scores_in_another_order_are_equal(data, tmp_path, monkeypatch):
 def test_an_unwritable_folder_is_named_before_training(data, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot be made or written"):
-        Trainer(train_step(OPTIMIZER), 8, 4).fit(
-            states(1), data, 4, jax.random.key(0), folder=tmp_path / "file" / "run"
-        )
+        TRAINER.fit(states(1), data, 4, jax.random.key(0), folder=tmp_path / "file" / "run")
 
 
 def test_a_folder_in_which_another_run_trains_is_refused_and_left_alone(data, tmp_path):
@@ -201,13 +199,11 @@ def test_a_folder_in_which_another_run_trains_is_refused_and_left_alone(data, tm
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as job:
         job.stdout.readline()
         with pytest.raises(FolderInUseError, match=rf"in use by process {job.pid} on"):
-            Trainer(train_step(OPTIMIZER), 8, 4).fit(states(1), data, 4, jax.random.key(0), folder=tmp_path)
+            TRAINER.fit(states(1), data, 4, jax.random.key(0), folder=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]
-    Trainer(train_step(OPTIMIZER), 8, 4).fit(states(1), data, 4, jax.random.key(0), folder=tmp_path)
+    TRAINER.fit(states(1), data, 4, jax.random.key(0), folder=tmp_path)
 
 
 def test_config_must_be_json(data, tmp_path):
     with pytest.raises(TypeError, match="config must be a mapping of JSON values"):
-        Trainer(train_step(OPTIMIZER), 8, 4).fit(
-            states(1), data, 4, jax.random.key(0), folder=tmp_path, config={"optimizer": OPTIMIZER}
-        )
+        TRAINER.fit(states(1), data, 4, jax.random.key(0), folder=tmp_path, config={"optimizer": OPTIMIZER})

@@ -29,11 +29,10 @@ from advjax.training import (
     train_step,
     unstack,
 )
-from advjax.training import networks as networks_module
 from advjax.training import predictions as predictions_module
 from advjax.training import progress as progress_module
 from advjax.training.feed import feed_of
-from tests.training.nets import OPTIMIZER, Small, equal, states, toy_set
+from tests.training.nets import OPTIMIZER, TRAINER, Small, equal, states, toy_set
 
 
 @pytest.fixture
@@ -46,14 +45,16 @@ def close(one, other, atol=1e-5):
 
 
 def test_stacked_networks_train_as_in_turn(data):
-    trainer = Trainer(train_step(OPTIMIZER), batch_size=8, block=4)
+    trainer = TRAINER
     members = [np.arange(40), np.arange(20, 60), np.arange(30)]
     key = jax.random.key(1)
     fitted = trainer.fit(states(3), Resident(data.images, data.labels, members), 10, key)
     step = jax.jit(train_step(OPTIMIZER))
     for network, trained in enumerate(unstack(fitted.states)):
         alone, key_s = create(Small(nnx.Rngs(network)), OPTIMIZER), jax.random.split(key, 3)[network]
-        for i, rows in enumerate(members[network][batch_order(key_s, len(members[network]), 0, 10, 8)]):
+        for i, rows in enumerate(
+            members[network][batch_order(jax.random.key_data(key_s), len(members[network]), 0, 10, 8)]
+        ):
             batch = Batch(jnp.asarray(data.images[rows]), jnp.asarray(data.labels[rows]))
             alone, _ = step(alone, batch, jax.random.fold_in(key_s, i))
         close(trained, alone)
@@ -64,7 +65,7 @@ def test_stacked_networks_train_as_in_turn(data):
 def test_vmapped_networks_train_as_mapped_ones(data, monkeypatch):
     results = []
     for backend in ("cpu", "gpu"):
-        monkeypatch.setattr(networks_module.jax, "default_backend", lambda name=backend: name)
+        monkeypatch.setattr(jax, "default_backend", lambda name=backend: name)
         trainer = Trainer(train_step(OPTIMIZER), batch_size=8, block=5, placement=placement(jax.devices()[:1]))
         results.append(trainer.fit(states(2), data, 5, jax.random.key(0)).states)
     close(*results)
@@ -84,7 +85,7 @@ def test_networks_of_other_hyper_parameters_train_in_one_program(data):
     for network, rate in enumerate(rates):
         plain = optax.sgd(rate)
         alone, step = create(Small(nnx.Rngs(0)), plain), jax.jit(train_step(plain))
-        for i, rows in enumerate(batch_order(keys[network], 60, 0, 5, 8)):
+        for i, rows in enumerate(batch_order(jax.random.key_data(keys[network]), 60, 0, 5, 8)):
             batch = Batch(jnp.asarray(data.images[rows]), jnp.asarray(data.labels[rows]))
             alone, _ = step(alone, batch, jax.random.fold_in(keys[network], i))
         close(unstack(together.states)[network].params, alone.params)
@@ -154,7 +155,7 @@ def test_a_network_with_dropout_goes_on_to_the_same_bits_on_eight_devices(data, 
     whole = trainer.fit(start(), data, 12, key)
     trainer.fit(start(), data, 4, key, folder=tmp_path)
     equal(whole.states.params, trainer.fit(start(), data, 12, key, folder=tmp_path).states.params)
-    plain = Trainer(train_step(OPTIMIZER), 8, 4).fit(start(), data, 12, key, folder=tmp_path)
+    plain = TRAINER.fit(start(), data, 12, key, folder=tmp_path)
     equal(whole.states.params, plain.states.params)
 
 
@@ -230,14 +231,14 @@ def test_running_averages_that_are_not_finite_end_the_run(data):
             self.norm.var[...] = jnp.full_like(self.norm.var[...], jnp.inf)
             return logits
 
-    trainer = Trainer(train_step(OPTIMIZER), batch_size=8, block=4)
+    trainer = TRAINER
     with pytest.raises(NonFiniteLossError, match="variable of network 0 is not finite after step 4"):
         trainer.fit(ensemble(lambda rngs: Broken(0.0, rngs), OPTIMIZER, 1), data, 8, jax.random.key(0))
 
 
 def test_a_terminal_shows_a_bar_with_loss_accuracy_and_rate(data, capfd, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    trainer = Trainer(train_step(OPTIMIZER), batch_size=8, block=4)
+    trainer = TRAINER
     trainer.fit(states([0]), data, 8, jax.random.key(0), progress="small net")
     shown = capfd.readouterr().err
     for part in ("small net", "loss=", "accuracy=", "img/s", "64.0/64.0"):
@@ -247,7 +248,7 @@ def test_a_terminal_shows_a_bar_with_loss_accuracy_and_rate(data, capfd, monkeyp
 def test_a_pipe_gets_a_line_a_minute(data, capfd, monkeypatch):
     times = iter(range(0, 1000, 25))
     monkeypatch.setattr(progress_module, "time", types.SimpleNamespace(monotonic=lambda: float(next(times))))
-    trainer = Trainer(train_step(OPTIMIZER), batch_size=8, block=4)
+    trainer = TRAINER
     trainer.fit(states([0]), data, 24, jax.random.key(0), progress="small net")
     # Made at 0 s, told of the start at 25 s and of the six blocks of 32 images at 50, 75, ..., 175 s.
     lines = capfd.readouterr().err.splitlines()
@@ -258,7 +259,7 @@ def test_a_pipe_gets_a_line_a_minute(data, capfd, monkeypatch):
 
 def test_tensorboard_events_are_written(data, tmp_path):
     tensorboard = pytest.importorskip("tensorboardX")
-    trainer = Trainer(train_step(OPTIMIZER), batch_size=8, block=4)
+    trainer = TRAINER
     trainer.fit(states(1), data, 8, jax.random.key(0), folder=tmp_path, tensorboard=True)
     assert tensorboard.__version__
     assert [path for path in tmp_path.iterdir() if "tfevents" in path.name]
@@ -304,10 +305,19 @@ def test_predict_in_batches_is_the_networks_own_answer(data):
     ],
 )
 def test_fit_refuses(data, change, message):
-    trainer = Trainer(train_step(OPTIMIZER), batch_size=8, block=4)
+    trainer = TRAINER
     arguments = {"data": data, "steps": 4, "key": jax.random.key(0)} | change
     with pytest.raises(ValueError, match=message):
         trainer.fit(states(2), **arguments)
+
+
+def test_the_order_of_a_block_asks_the_device_for_nothing(data, monkeypatch):
+    """It would wait for the block before."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    feed, expected = feed_of(data, placement(jax.devices()[:1]), keys, 8, 4), data.order(keys, 4, 3, 8)
+    monkeypatch.setattr(jax.random, "key_data", None)
+    monkeypatch.setattr(jax, "device_get", None)
+    np.testing.assert_array_equal(feed.next(4, 3)[1][:, :3], expected)
 
 
 def test_a_stream_needs_processes_that_hold_their_own_rows(monkeypatch):

@@ -12,7 +12,7 @@ from advjax.attacks import fgs
 from advjax.data.pipeline import batch_order
 from advjax.models import load
 from advjax.training import LinenModel, Trainer, create, stack, train_step
-from tests.training.nets import OPTIMIZER, equal, states, toy_set
+from tests.training.nets import OPTIMIZER, TRAINER, equal, states, toy_set
 
 DATA = toy_set()
 KEY = jax.random.key(0)
@@ -88,7 +88,7 @@ def test_linen_takes_the_steps_of_its_own_gradients_and_statistics():
         logits, after = net.apply({"params": params, "batch_stats": moved}, images, mutable=["batch_stats"])
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), after["batch_stats"]
 
-    for rows in batch_order(jax.random.split(KEY, 1)[0], 60, 0, 3, 8):
+    for rows in batch_order(jax.random.key_data(jax.random.split(KEY, 1)[0]), 60, 0, 3, 8):
         slope, moved = jax.grad(loss, has_aux=True)(params, moved, PIXELS[rows], DATA.labels[rows])
         updates, memory = OPTIMIZER.update(slope, memory, params)
         params = optax.apply_updates(params, updates)
@@ -106,7 +106,7 @@ def test_an_attack_in_training_mode_refuses_linen():
 
 
 def test_several_networks_come_one_by_one(tmp_path):
-    trainer = Trainer(train_step(OPTIMIZER), batch_size=8, block=4)
+    trainer = TRAINER
     fitted = trainer.fit(states(2), DATA, 4, KEY)
     for ask in (lambda: fitted.model, fitted.classifier, lambda: fitted.save(tmp_path / "weights.safetensors")):
         with pytest.raises(ValueError, match="of one network, got 2: take them from models"):
