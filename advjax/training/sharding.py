@@ -209,7 +209,7 @@ def placement(
 ) -> Placement:
     """The `Placement` over `devices`: by default all devices of all processes.
 
-    The devices are ordered by process, and neighbours hold different networks: as long as `networks` divides the
+    The devices are ordered by process, and neighbors hold different networks: as long as `networks` divides the
     number of devices of a process, the processes hold disjoint parts of a batch, in process order.
 
     Args:

@@ -118,7 +118,7 @@ def train_step(
             of the whole batch's loss.
         axis_name: under `pmap` or `vmap` with this axis, the gradients and batch statistics are averaged and
             the metrics summed over it, so that S devices with B/S images each make one device's step with B. (A
-            `BatchNorm` normalises by its own device's images, unless it was made with this `axis_name` too.)
+            `BatchNorm` normalizes by its own device's images, unless it was made with this `axis_name` too.)
 
     Raises:
         ValueError: clean_weight is not in [0, 1) or comes without an attack; attack_mode is unknown; attack is a

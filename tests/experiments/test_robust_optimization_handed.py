@@ -1,4 +1,4 @@
-"""What the experiment hands to training and to attacks: radii, units, input normalisation, mode, data, schedule."""
+"""What the experiment hands to training and to attacks: radii, units, input normalization, mode, data, schedule."""
 
 import dataclasses
 import json

@@ -249,6 +249,48 @@ def test_claims_say_nothing_within_chance():
     assert epochs.startswith("Holds")
 
 
+SLOW, QUICK = [0.5, 0.6, 0.7, *[0.99] * 27], [0.5, *[0.99] * 29]
+
+
+def words(config, results):
+    return [line.split(":")[0] for line in study.claims(config, results)]
+
+
+def test_the_claims_hold_of_results_like_the_papers_and_of_no_others():
+    config = dataclasses.replace(DIGITS, epochs=30, epsilons=(0.0, 0.1, 0.2))
+
+    def judged(test, right, sweep, epochs):
+        return {**answers(test, right, sweep), "validation_accuracy": np.array(epochs)}
+
+    results = {
+        "baseline": judged(0.980, [0, 0, 0], [0.98, 0.5, 0.1], SLOW),
+        "l1": judged(0.985, [1, 0, 0], [0.98, 0.6, 0.2], QUICK),
+        "l2": judged(0.986, [5, 5, 5], [0.98, 0.7, 0.3], SLOW),
+        "linf": judged(0.987, [9, 9, 9], [0.98, 0.8, 0.4], SLOW),
+    }
+    assert words(config, results) == ["Holds"] * 5
+    # Of the images that l1 and the baseline answer differently there are four left: p = 1/8.
+    few = {name: {**right, "test": right["test"][9846:9856]} for name, right in results.items()}
+    assert words(config, few)[0] == "No verdict"
+    # Five images more of 10,000 are no difference, six are.
+    for more, word in ((5, "Holds"), (6, "Does not hold")):
+        results["l1"] = judged(0.97, [0, 0, 0], [0.98, 0.8 + more / 10_000, 0.4], SLOW)
+        assert words(config, results)[3] == word
+    results["l1"] = judged(0.97, [0, 0, 0], [0.98, 0.5, 0.5], [*[0.5] * 25, *[0.99] * 5])
+    lines = study.claims(config, results)
+    assert words(config, results) == ["Does not hold"] * 5
+    assert "robust l1 +0.0 points at the least" in lines[2]
+    assert "above: robust l1 at 0.2" in lines[3]
+    assert "baseline 4, robust l1 26, robust l2 4, robust linf 4" in lines[4]
+    nothing = {name: {**right, "adversarial": np.zeros(0, bool)} for name, right in results.items()}
+    assert words(config, nothing)[1] == "No verdict"
+
+
+@pytest.mark.parametrize(("epochs", "expected"), [(SLOW, 4), (QUICK, 2), ([0.9], 1)])
+def test_a_network_has_converged_within_half_a_point_of_its_end(epochs, expected):
+    assert study.epochs_to_converge(np.array(epochs)) == expected
+
+
 def test_schedules_stand_side_by_side():
     for preset, data in (("cpu", "mnist"), ("paper-cifar10", "cifar10")):
         assert study.SCHEDULE[study.paper_of(PRESETS[preset])] is study.SCHEDULE[data]

@@ -28,7 +28,7 @@ class WithStatistics(nnx.Module):
     def __init__(self, width=4, *, seed=0):
         rngs = nnx.Rngs(seed)
         self.first = nnx.Linear(3, width, rngs=rngs, param_dtype=jnp.bfloat16)
-        self.normalise = nnx.BatchNorm(width, rngs=rngs)
+        self.normalize = nnx.BatchNorm(width, rngs=rngs)
         self.dropout = nnx.Dropout(0.5, rngs=rngs)
 
 

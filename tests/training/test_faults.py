@@ -44,7 +44,7 @@ GREYS = PIXELS.astype(np.float32) / np.float32(255)
 
 
 def broken(images):
-    """Of the images two are normalised, one off the grid, and one not finite; the others are as they were."""
+    """Of the images two are normalized, one off the grid, and one not finite; the others are as they were."""
     images = images.copy()
     images[3:5] = (images[3:5] - 0.13) / 0.31
     images[5] += 0.3 / 255
@@ -160,7 +160,7 @@ def examples(images, labels=LABELS):
 
 
 @pytest.mark.parametrize("attack", [None, steepest("linf", 0.1)])
-def test_a_stream_of_normalised_images_is_refused_by_the_number_of_the_example(attack):
+def test_a_stream_of_normalized_images_is_refused_by_the_number_of_the_example(attack):
     stream = Stream(examples((GREYS - 0.13) / 0.31), 4, seed=0, shuffle=False)
     with pytest.raises(ValueError, match=r"example 0 .* in \[0, 1\].*got values in \[-0\.3\d+, 2\.5\d+\]"):
         fit(stream, attack)
@@ -174,12 +174,12 @@ def test_a_stream_off_the_grid_is_told_by_the_step():
 
 def test_validation_and_prediction_take_what_training_takes():
     states = stack([STATE])
-    normalised = (GREYS - 0.13) / 0.31
-    for images in (normalised, broken(GREYS)):
+    normalized = (GREYS - 0.13) / 0.31
+    for images in (normalized, broken(GREYS)):
         with pytest.raises(ValueError, match=r"images must be uint8, or float32 in \[0, 1\].*got values in \["):
             predict(states, images)
     with pytest.raises(ValueError, match=r"validation images must be .*got values in"):
-        fit(Resident(PIXELS, LABELS), validation=(normalised, LABELS))
+        fit(Resident(PIXELS, LABELS), validation=(normalized, LABELS))
     with pytest.raises(ValueError, match=r"labels must be classes of the networks, 0\.\.2, got values from 0 to 3"):
         measure(states, PIXELS, np.where(LABELS == 2, 3, LABELS).astype(np.int32), batch_size=8)
     with pytest.raises(ValueError, match=r"labels must be classes of the networks, 0\.\.2, got values from -1 to 1"):

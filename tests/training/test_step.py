@@ -22,7 +22,7 @@ class Softmax(nnx.Module):
         return self.linear(images.reshape(images.shape[0], -1))
 
 
-class Normalised(nnx.Module):
+class Normalized(nnx.Module):
     """A network with batch statistics and dropout."""
 
     def __init__(self, rngs):
@@ -82,7 +82,7 @@ def test_uint8_and_float_images_train_alike(batch):
 
 def test_batch_statistics_move_and_the_key_alone_decides_dropout(batch):
     optimizer = optax.sgd(0.1)
-    state = create(Normalised(nnx.Rngs(0)), optimizer)
+    state = create(Normalized(nnx.Rngs(0)), optimizer)
     step = jax.jit(train_step(optimizer))
     one, again, other = (step(state, batch, jax.random.key(seed))[0] for seed in (1, 1, 2))
     later = step(one, batch, jax.random.key(1))[1].loss
