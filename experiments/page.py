@@ -25,7 +25,7 @@ class Page(NamedTuple):
         sections: more of them, by heading.
         findings: sentences on what was found, one a line.
         note: what must be known before reading: data or weights that stand in for the paper's.
-        counted: when a difference counts for a claim.
+        counted: when a difference counts, in findings and claims.
     """
 
     file: str
@@ -53,10 +53,11 @@ def page_text(title: str, config: Any, page: Page, read: str) -> str:
         schedules,
         f"Images read: {read}.",
     ]
-    if page.findings:
-        parts += ["## What was found", "\n".join(f"- {line}" for line in page.findings)]
-    if page.claims:
-        parts += ["## The paper's claims", page.counted, "\n".join(f"- {line}" for line in page.claims)]
+    for heading, lines in (("What was found", page.findings), ("The paper's claims", page.claims)):
+        if lines:
+            parts += [f"## {heading}", "\n".join(f"- {line}" for line in lines)]
+    if page.findings or page.claims:
+        parts.append(page.counted)
     for heading, text in page.sections.items():
         parts += [f"## {heading}", text]
     return "\n\n".join(parts) + "\n"

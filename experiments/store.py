@@ -16,7 +16,7 @@ import numpy as np
 
 import advjax
 from advjax.files import write_text, write_whole
-from advjax.fingerprint import fingerprint
+from advjax.fingerprint import differences, fingerprint
 from advjax.lock import FolderInUseError, FolderLock
 from experiments.provenance import commit
 
@@ -151,12 +151,9 @@ def _check_same(stored: dict[str, Any], config: Any, data: str, path: pathlib.Pa
             f"the output folder {path} holds a run of other images ({read}; now: {data}). "
             "Choose another with --out, or remove that one."
         )
-    old: dict[str, Any] = stored["config"]
-    new = json.loads(json.dumps(dataclasses.asdict(config)))
-    changed = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
-    if changed:
+    if changed := differences(stored["config"], json.loads(json.dumps(dataclasses.asdict(config)))):
         raise ValueError(
-            f"the output folder {path} holds a run of another configuration ({'; '.join(changed)}). "
+            f"the output folder {path} holds a run of another configuration ({changed}). "
             "Choose another with --out, or remove that one."
         )
 
