@@ -1,32 +1,41 @@
-"""Hard positives at ImageNet's size: its parts, its command line, and (slow) whole runs on small coloured images."""
+"""Hard positives at ImageNet's size: what it is handed, its parts, and (slow) whole runs on small colored images."""
 
-import argparse
 import dataclasses
 import inspect
 import json
 import os
+import shutil
+import types
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
+from advjax.attacks import Perturbation, fgs, fgv, hot_cold
 from advjax.classifier import from_function
 from advjax.data import CenterCrop, Stream, image_folder
 from advjax.models.registry import Network
 from advjax.models.resnet import ResNet
 from advjax.models.weights import WeightsError
-from experiments.hard_positives.__main__ import main
-from experiments.hard_positives.imagenet import network
-from experiments.hard_positives.imagenet.command import configured, parser
-from experiments.hard_positives.imagenet.config import PRESETS, Config
-from experiments.hard_positives.imagenet.network import SMALL, crop_of, quick_solver, with_heads
-from experiments.hard_positives.imagenet.photographs import Mixture, rightly_classified
-from experiments.hard_positives.imagenet.run import run
+from experiments.command import main
+from experiments.hard_positives.imagenet import run as imagenet
+from experiments.hard_positives.imagenet.run import (
+    COMPARED,
+    PRESETS,
+    Config,
+    Mixture,
+    attack_photographs,
+    crop_of,
+    judge,
+    load,
+    rightly_classified,
+)
+from experiments.hard_positives.imagenet.study import STUDY, provenance
+from experiments.study import classifiers_of, run
 
-SIDE = 32
+SIDE, SMALL = 32, "resnet-small"
 
 
 class Tiny(Network):
@@ -60,25 +69,24 @@ MICRO = Config(
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     """The small network, smaller still."""
-    monkeypatch.setitem(network._NETWORKS, SMALL, TINY)
+    monkeypatch.setitem(imagenet._NETWORKS, SMALL, TINY)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Twelve images of four colours, one of them called goldfish."""
-    root, rng = tmp_path_factory.mktemp("images") / "colours", np.random.default_rng(0)
+    """Twelve images of four colors, one of them called goldfish."""
+    root, rng = tmp_path_factory.mktemp("images") / "colors", np.random.default_rng(0)
     for number, name in enumerate(("ant", "bee", "cow", "goldfish")):
         (root / name).mkdir(parents=True)
         for index in range(3):
-            colour = (
-                np.full((40, 48, 3), 60) + 120 * ((number >> np.arange(3)) & 1) + rng.integers(-30, 30, (40, 48, 3))
-            )
-            Image.fromarray(colour.astype(np.uint8)).save(root / name / f"{index}.png")
+            color = np.full((40, 48, 3), 60) + 120 * ((number >> np.arange(3)) & 1) + rng.integers(-30, 30, (40, 48, 3))
+            Image.fromarray(color.astype(np.uint8)).save(root / name / f"{index}.png")
     return root
 
 
-def options(folder, *more):
-    return parser().parse_args(["--images", str(folder), *map(str, more)])
+def given(folder, **changes):
+    """The configuration for a folder of images."""
+    return dataclasses.replace(MICRO, images=str(folder), **changes)
 
 
 def by_mean(weights, images):
@@ -91,18 +99,16 @@ def test_the_paper_preset_is_the_papers():
     config = PRESETS["paper"]
     assert (config.images_per_class, config.ranks, config.threshold) == (15, 20, 0.99)
     assert (config.finetune_steps, config.batch_size, config.model) == (500_000, 80, "googlenet")
-    assert crop_of(config) == CenterCrop((224, 224), (256, 256))
+    assert crop_of(config.model) == CenterCrop((224, 224), (256, 256))
 
 
 def test_every_configuration_says_where_its_weights_come_from():
     read = dataclasses.replace(PRESETS["paper"], weights="ab" * 32)
-    assert "from a file" in read.provenance
-    assert "never trained: not the paper's" in PRESETS["paper"].provenance
-    assert PRESETS["paper"].own_labels
-    assert "trained here for 100 steps on these few photographs: not the paper's" in PRESETS["quick"].provenance
-    assert not read.own_labels
-    assert not PRESETS["quick"].own_labels
-    assert (read.cold, PRESETS["quick"].cold, PRESETS["paper"].cold) == ("paper", "paper", "abs")
+    assert "from a file" in provenance(read)
+    assert "never trained: not the paper's" in provenance(PRESETS["paper"])
+    assert "trained here for 100 steps on these few photographs: not the paper's" in provenance(PRESETS["quick"])
+    assert [config.own_labels for config in (read, PRESETS["quick"], PRESETS["paper"])] == [False, False, True]
+    assert [config.cold for config in (read, PRESETS["quick"], PRESETS["paper"])] == ["paper", "paper", "abs"]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +117,6 @@ def test_every_configuration_says_where_its_weights_come_from():
         ({"model": "lenet"}, "model must be one of resnet-small, vgg16, "),
         ({"ranks": 0}, "ranks must be at least 1"),
         ({"threshold": 1.0}, r"threshold must be in \[0, 1\)"),
-        ({"weights": "ab", "base_steps": 3}, "base_steps must be 0 with weights"),
     ],
 )
 def test_config_refuses(change, message):
@@ -120,65 +125,40 @@ def test_config_refuses(change, message):
 
 
 def test_every_network_can_be_made_for_any_number_of_classes():
-    for name, each in network._NETWORKS.items():
+    for name, each in imagenet._NETWORKS.items():
         bound = inspect.signature(each.make).bind(num_classes=7, rngs=None)
         assert {**bound.arguments, **bound.kwargs}["num_classes"] == 7, name
 
 
-def test_the_solver_is_caffes_quick_solver():
-    config = dataclasses.replace(PRESETS["paper"], finetune_steps=4, learning_rate=0.1, weight_decay=0.5, momentum=0.9)
-    solver, params = quick_solver(config), {"layer": {"bias": jnp.ones(1), "kernel": jnp.ones(1)}}
-    state, grads = solver.init(params), {"layer": {"bias": jnp.full(1, 2.0), "kernel": jnp.full(1, 2.0)}}
-    w = {"bias": 1.0, "kernel": 1.0}
-    v = {"bias": 0.0, "kernel": 0.0}
-    for step in range(4):
-        with jax.numpy_dtype_promotion("standard"):
-            updates, state = solver.update(grads, state, params)
-        params = jax.tree.map(lambda p, u: p + u, params, updates)
-        rate = 0.1 * (1 - step / 4) ** 0.5
-        for name, multiple, decay in (("bias", 2, 0.0), ("kernel", 1, 0.5)):
-            v[name] = 0.9 * v[name] + multiple * rate * (2.0 + decay * w[name])
-            w[name] -= v[name]
-            np.testing.assert_allclose(params["layer"][name], [w[name]], rtol=1e-5)
-
-
-def test_auxiliary_heads_are_weighed():
-    def three_heads(images, tap):
-        for name in ("aux1", "aux2"):
-            tap(name, 2.0 * images[:, 0, 0])
-        tap("conv1", 5.0 * images[:, 0, 0])
-        return tap("penultimate", images[:, 0, 0])
-
-    images, labels = jnp.array([[[[0.3, 0.9]]]]), jnp.array([1])
-    losses, logits = with_heads(0.3)(three_heads, images, labels)
-    entropy = [np.log1p(np.exp(-factor * 0.6)) for factor in (1, 2)]
-    np.testing.assert_allclose(losses, [entropy[0] + 0.6 * entropy[1]], rtol=1e-5)
-    np.testing.assert_array_equal(logits, images[:, 0, 0])
+def chosen_by(folder, bound, own_labels=False):
+    return rightly_classified(
+        image_folder(folder), crop_of(SMALL), from_function(by_mean, jnp.float32(bound)), 2, own_labels, 0
+    )
 
 
 def test_right_photographs_are_chosen_up_to_so_many_a_class(folder):
     images = image_folder(folder)
-    dark, bright = image_folder(folder).in_memory(crop_of(MICRO)).images[[0, 3]].mean((1, 2, 3)) / 255
-    chosen = rightly_classified(MICRO, images, from_function(by_mean, jnp.float32((dark + bright) / 2)))
+    dark, bright = images.in_memory(crop_of(SMALL)).images[[0, 3]].mean((1, 2, 3)) / 255
+    chosen = chosen_by(folder, (dark + bright) / 2)
     np.testing.assert_array_equal(np.bincount(chosen["label"], minlength=4), [2, 2, 0, 0])
     np.testing.assert_array_equal(images.labels[chosen["row"]], chosen["label"])
     assert chosen["read"] == 12
     nothing = from_function(lambda w, x: jnp.stack([w * 0.0, w * 0.0, w * 0.0, w * 0.0, w + 1.0], -1), jnp.zeros(64))
     with pytest.raises(ValueError, match="gets none of 12 photographs right"):
-        rightly_classified(MICRO, images, nothing)
+        rightly_classified(images, crop_of(SMALL), nothing, 2, False, 0)
 
 
 def test_a_network_that_learnt_nothing_labels_its_photographs_itself(folder):
-    config = dataclasses.replace(MICRO, base_steps=0)
-    chosen = rightly_classified(config, image_folder(folder), from_function(by_mean, jnp.float32(-1.0)))
+    chosen = chosen_by(folder, -1.0, own_labels=True)
     np.testing.assert_array_equal(chosen["label"], np.ones(8))
     assert image_folder(folder).labels[chosen["row"][0]] == 3  # the goldfish comes first
+    assert len(set(chosen["row"])) == 8
 
 
 def test_photographs_and_hard_positives_are_one_pool(folder):
-    images = image_folder(folder)
+    images, made_labels = image_folder(folder), np.array([3, 1], np.int32)
     positives = np.full((2, SIDE, SIDE, 3), 7, np.uint8)
-    pool = Mixture(images, crop_of(MICRO), None, positives, np.array([3, 1], np.int32))
+    pool = Mixture(images, crop_of(SMALL), None, positives, made_labels)
     assert len(pool) == 14
     stream = Stream(pool, 7, seed=0, threads=1)
     pixels, labels = stream.take(2)
@@ -186,8 +166,8 @@ def test_photographs_and_hard_positives_are_one_pool(folder):
     made = (pixels == 7).all((2, 3, 4))
     assert sorted(labels[made]) == [1, 3]
     np.testing.assert_array_equal(np.bincount(labels[~made]), [3, 3, 3, 3])
-    relabelled = Mixture(images, crop_of(MICRO), np.full(12, 2, np.int32), positives, np.array([3, 1], np.int32))
-    assert relabelled[5]["label"] == 2
+    relabeled = Mixture(images, crop_of(SMALL), np.full(12, 2, np.int32), positives, made_labels)
+    assert relabeled[5]["label"] == 2
 
 
 def test_classes_of_a_published_network_keep_their_numbers(folder, tmp_path):
@@ -200,57 +180,138 @@ def test_classes_of_a_published_network_keep_their_numbers(folder, tmp_path):
     lines = [f"{name.replace('/', '-')},{label}" for name, label in zip(names, labels, strict=True)]
     (tmp_path / "flat" / "labels.csv").write_text("file,label\n" + "\n".join(lines))
     (tmp_path / "w.safetensors").write_bytes(b"weights")
-    given = options(tmp_path / "flat", "--weights", tmp_path / "w.safetensors", "--classes", 2, "--model", "googlenet")
-    config, images, _ = configured(given)
-    assert len(set(images.labels)) == 2
-    assert set(images.labels) < {17, 1, 999, 404}
-    assert (config.base_steps, len(config.weights)) == (0, 64)
-    _, renumbered, _ = configured(options(tmp_path / "flat", "--classes", 2))
-    assert set(renumbered.labels) == {0, 1}
+    file = str(tmp_path / "w.safetensors")
+    config, data, _ = load(given(tmp_path / "flat", weights=file, classes=2, model="googlenet"), None)
+    assert len(set(data.images.labels)) == 2
+    assert set(data.images.labels) < {17, 1, 999, 404}
+    assert (config.base_steps, len(config.weights), data.checkpoint) == (0, 64, file)
+    _, data, _ = load(given(tmp_path / "flat", classes=2, ranks=1), None)
+    assert set(data.images.labels) == {0, 1}
+
+
+def test_the_configuration_holds_digests_so_that_a_folder_may_move(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / folder.name)
+    one, moved = (load(given(place), None) for place in (folder, tmp_path / folder.name))
+    assert one.config == moved.config
+    assert str(tmp_path) not in str(moved.config)
+    assert moved.read == moved.config.images
 
 
 def test_what_does_not_fit_together_is_refused(folder, tmp_path):
     (tmp_path / "w.safetensors").write_bytes(b"weights")
-    with pytest.raises(ValueError, match=r"must be ImageNet's: 1000 class folders.* got 4 classes"):
-        configured(options(folder, "--weights", tmp_path / "w.safetensors"))
-    with pytest.raises(ValueError, match="a network without either knows no labels"):
-        configured(options(folder, "--validation", folder, "--base-steps", 0))
-    with pytest.raises(ValueError, match=r"count must be in 1\.\.4"):
-        configured(options(folder))
-    with pytest.raises(ValueError, match="ranks=4 needs more classes than the 4"):
-        run(dataclasses.replace(MICRO, ranks=4), image_folder(folder), None, tmp_path / "out")
+    for changes, message in [
+        ({"images": ""}, "images must name the training photographs: --set images=imagenet2012 or images=FOLDER"),
+        ({"weights": str(tmp_path / "w.safetensors")}, r"must be ImageNet's: 1000 class folders.* got 4 classes"),
+        ({"validation": str(folder), "base_steps": 0}, "a network without either knows no labels"),
+        ({"classes": 5}, r"count must be in 1\.\.4"),
+        ({"ranks": 4}, "ranks=4 needs more classes than the 4"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            load(dataclasses.replace(given(folder), **changes), None)
 
 
-def test_the_command_line_ends_with_one_line(tmp_path, folder):
-    with pytest.raises(SystemExit, match=r"error: .*nowhere is no folder"):
-        main(["--data", "imagenet", "--images", str(tmp_path / "nowhere")])
-    with pytest.raises(SystemExit, match="error: data set 'imagenet2012' is not there"):
-        main(["--data=imagenet", "--images", "imagenet2012", "--data-dir", str(tmp_path)])
-    assert isinstance(options(folder), argparse.Namespace)
+def test_the_command_line_ends_with_one_line(tmp_path):
+    for images, message in [(tmp_path / "nowhere", "nowhere is no folder"), ("imagenet2012", "'imagenet2012' is not")]:
+        arguments = ["--set", f"images={images}", "--data-dir", str(tmp_path), "--out", str(tmp_path / "out")]
+        with pytest.raises(SystemExit, match=rf"error: .*{message}"):
+            main({STUDY.name: STUDY}, [STUDY.name, *arguments])
 
 
 def test_weights_that_are_none_are_refused(tmp_path, folder):
     (tmp_path / "w.safetensors").write_bytes(b"no weights")
-    config = dataclasses.replace(MICRO, weights="ab", base_steps=0)
+    stages = imagenet.untrained, partial(imagenet.make_network, SMALL, 4, False, 0)
     with pytest.raises(WeightsError):
-        run(config, image_folder(folder), None, tmp_path / "out", str(tmp_path / "w.safetensors"))
+        stages[0](stages[1], image_folder(folder), crop_of(SMALL), str(tmp_path / "w.safetensors"))
+
+
+def test_an_answer_that_is_no_number_is_wrong_in_any_place():
+    def broken(weights, images):
+        """The logits are the pixels of the image; grey level 255 stands for NaN."""
+        pixels = images.reshape(images.shape[0], -1)
+        return jnp.where(pixels == 1.0, jnp.nan, pixels) * weights
+
+    rows = np.tile(np.arange(8, dtype=np.uint8), (4, 1))
+    rows[1, 7] = 255  # the right class's own logit
+    rows[2, 0] = 255  # another one's
+    rows[3] = 255
+    asked = [("set", rows.reshape(4, 2, 4, 1), np.full(4, 7)), ("none", rows[:0].reshape(0, 2, 4, 1), np.zeros(0, int))]
+    found = judge(from_function(broken, jnp.float32(1.0)), lambda: iter(asked))
+    assert (found["set"] >= 5).tolist() == [False, True, True, True]
+    assert found["none"].shape == (0,)
+
+
+class Photographs:
+    """Four photographs of one grey level each."""
+
+    def __init__(self, rows=(0, 1, 2, 3)):
+        self.rows = np.asarray(rows)
+
+    def take(self, rows):
+        return Photographs(self.rows[rows])
+
+    def in_memory(self, crop):
+        return types.SimpleNamespace(
+            images=np.tile((10 * self.rows[:, None, None, None]).astype(np.uint8), (1, 2, 2, 3))
+        )
+
+
+def test_photographs_are_kept_where_a_hot_cold_type_of_enough_pass_fooled_the_network(monkeypatch):
+    """Two types to compare with (numbers 0, 1) and three ranks (2, 3, 4), on photographs 3, 1, 0 of labels 5, 6, 7."""
+    attacks, scored = [], []
+
+    def spy(attack, classifier, images, labels):
+        attacks.append((attack, classifier, np.asarray(images)[:, 0, 0, 0] * 255, np.asarray(labels)))
+        lead = () if len(attacks) < 3 else (3,)
+        sizes = np.arange(4.0, dtype=np.float32) / 255 + np.zeros((*lead, 4), np.float32)
+        level = np.full((*lead, 4), 100 + len(attacks)) + (np.arange(3)[:, None] if lead else 0)
+        image = np.tile((level / np.float32(255))[..., None, None, None], (1,) * (len(lead) + 1) + (2, 2, 3))
+        success = np.broadcast_to(np.array([True, False, True, True]), level.shape)
+        found = {"image": image, "success": success, "prediction": level, "l2": sizes, "linf": sizes}
+        return Perturbation(**{**dict.fromkeys(field.name for field in dataclasses.fields(Perturbation)), **found})
+
+    def scores(blocks):
+        for perturbed, original in blocks:
+            scored.append([np.round(255 * np.asarray(array)[:, 0, 0, 0]).tolist() for array in (perturbed, original)])
+            yield types.SimpleNamespace(score=np.where(np.array(scored[-1][0]) < 104.5, 0.9, 0.1))
+
+    monkeypatch.setattr(imagenet, "perturb", spy)
+    monkeypatch.setattr(imagenet, "pass_scores", scores)
+    chosen = {"row": np.array([3, 1, 0]), "label": np.array([5, 6, 7], np.int32)}
+    numbers = (3, "abs", 0.5)
+    found = attack_photographs(Photographs(), None, chosen, "network", np.arange(3), 4, COMPARED, *numbers)
+    assert [attack for attack, *_ in attacks] == [fgs(), fgv(), hot_cold(ranks=range(1, 4), cold="abs")]
+    for _, classifier, pixels, labels in attacks:
+        assert classifier == "network"
+        np.testing.assert_allclose(pixels, [30, 10, 0, 0])  # filled up with copies
+        np.testing.assert_array_equal(labels, [5, 6, 7, 7])
+    # PASS warps its first image onto its second: the perturbed one onto its own photograph.
+    pairs = [pair for block in scored for pair in zip(*block, strict=True)]
+    assert pairs == [(100 + kind, level) for kind in (1, 2, 3, 4, 5) for level in (30, 10, 0)]
+    assert [len(block[0]) for block in scored] == [4, 4, 4, 3]
+    np.testing.assert_array_equal(found["kind"], np.repeat(np.arange(5), 3))
+    np.testing.assert_array_equal(found["source"], np.tile([0, 1, 2], 5))
+    np.testing.assert_array_equal(found["prediction"], np.repeat([101, 102, 103, 104, 105], 3))
+    # Of the ranks the first two have PASS enough, and photograph 1 was not fooled.
+    assert found["record"].tolist() == [6, 8, 9, 11]
+    assert sorted(set(found["image"][:, 0, 0, 0].tolist())) == [103, 104]
+    assert found["shown_record"].tolist() == [0, 3, 6, 9, 12]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, folder):
     out = tmp_path_factory.mktemp("runs") / "micro"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(network._NETWORKS, SMALL, TINY)
-        return out, run(MICRO, image_folder(folder), None, out)
+        patch.setitem(imagenet._NETWORKS, SMALL, TINY)
+        return out, run(STUDY, given(folder), out)
 
 
 @pytest.mark.slow
 def test_every_output_is_there_and_says_what_the_weights_are(finished):
     out, summary = finished
     assert "not the paper's weights" in summary
-    page = (out / "imagenet.md").read_text()
-    assert page.count("not the paper's weights") >= 3
-    assert "## Fig. 3: four attacks on one photograph (goldfish)" in page
+    page = (out / "table.md").read_text()
+    assert page.count("ot the paper's weights") >= 3
+    assert "Fig. 3, four attacks on one photograph (goldfish):" in page
     assert "| fine-tuning | 500,000 steps of 80 | 4 steps of 8 |" in page
     for name in ("fig3.png", "types.png"):
         with Image.open(out / name) as picture:
@@ -272,9 +333,10 @@ def test_the_stages_hold_what_the_tables_say(finished):
     with np.load(out / "stages" / "attack" / "00001.npz") as stored:
         assert sorted(set(stored["kind"])) == [2, 3, 4]  # beyond `compared`
     with np.load(out / "stages" / "judged" / "base.npz") as stored:
-        assert stored["attacked"][0] == 0
-        assert stored["positives"][0] == stored["positives"][2] > 0
-        assert stored["crops"][2] == 2 * stored["attacked"][2]
+        assert not stored["attacked"].any()
+        assert stored["positives"].all()
+        assert len(stored["positives"]) > 0
+        assert len(stored["crops"]) == 2 * len(stored["attacked"])
 
 
 @pytest.mark.slow
@@ -282,31 +344,31 @@ def test_a_finished_run_reports_at_once(finished, folder, monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError("a finished stage was computed again")
 
-    for name in ("base_network", "rightly_classified", "finetune", "judge"):
-        monkeypatch.setattr(f"experiments.hard_positives.imagenet.run.{name}", never)
-    monkeypatch.setattr("experiments.hard_positives.imagenet.attack.attack_photographs", never)
+    for name in ("train", "rightly_classified", "attack_photographs", "judge"):
+        monkeypatch.setattr(imagenet, name, never)
     out, summary = finished
-    assert run(MICRO, image_folder(folder), None, out) == summary
+    assert run(STUDY, given(folder), out) == summary
+    study = STUDY._replace(presets={"micro": given(folder)})
+    assert classifiers_of(study, "micro", out).keys() == {"base", "tuned"}
     with pytest.raises(ValueError, match="another configuration"):
-        run(dataclasses.replace(MICRO, seed=1), image_folder(folder), None, out)
+        run(STUDY, given(folder, seed=1), out)
 
 
 @pytest.mark.slow
 def test_random_weights_and_a_validation_set(tmp_path, folder):
     """Random weights label for themselves; a trained network is judged by the validation images it is given."""
-    config = dataclasses.replace(MICRO, base_steps=0, images_per_class=1, finetune_steps=1)
-    summary = run(config, image_folder(folder), None, tmp_path / "random")
+    config = given(folder, base_steps=0, images_per_class=1, finetune_steps=1)
+    summary = run(STUDY, config, tmp_path / "random")
     assert "random weights, never trained: not the paper's" in summary
-    assert "the network's own answers" in (tmp_path / "random" / "imagenet.md").read_text()
-    config = dataclasses.replace(MICRO, images_per_class=1, finetune_steps=1)
-    summary = run(config, image_folder(folder), image_folder(folder), tmp_path / "judged")
-    assert "validation images, center crops: top-1 error" in summary
+    assert "the network's own answers" in (tmp_path / "random" / "table.md").read_text()
+    config = given(folder, images_per_class=1, finetune_steps=1, validation=str(folder))
+    assert "validation images, center crops: top-1 error" in run(STUDY, config, tmp_path / "judged")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("ADVJAX_IMAGENET_SAMPLES"), reason="no ADVJAX_IMAGENET_SAMPLES")
 def test_the_sample_photographs_from_the_command_line(tmp_path, capsys):
     samples = os.environ["ADVJAX_IMAGENET_SAMPLES"]
-    few = ["--classes", "4", "--ranks", "2", "--base-steps", "20", "--finetune-steps", "2", "--attack-batch", "4"]
-    main(["--data", "imagenet", "--images", samples, "--out", str(tmp_path / "out"), *few])
+    few = ["classes=4", "ranks=2", "base_steps=20", "finetune_steps=2", "attack_batch=4"]
+    main({STUDY.name: STUDY}, [STUDY.name, "--out", str(tmp_path / "out"), "--set", f"images={samples}", *few])
     assert "resnet-small, trained here for 20 steps" in capsys.readouterr().out

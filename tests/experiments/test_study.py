@@ -31,7 +31,7 @@ def test_a_run_leaves_its_report_and_says_its_summary(tmp_path):
     page = (tmp_path / "table.md").read_text()
     assert page.startswith("# A study: preset `quick`, seed 0\n\n| the table |\n\n## The two schedules\n")
     assert "| seed | 0 | 1 |" in page
-    assert f"## The paper's claims\n\n{SAMPLING}\n\n- Holds: a claim.\n\n## More\n\na\n" in page
+    assert f"## The paper's claims\n\n- Holds: a claim.\n\n{SAMPLING}\n\n## More\n\na\n" in page
     assert "Images read: two numbers." in page
 
 
@@ -66,9 +66,9 @@ def test_a_page_has_the_chapters_that_it_was_given():
     page = Page("t.md", "table", {}, {}, [], [], {}, ["b > a"], note="**Not MNIST**", counted="As they are.")
     text = page_text("A study", PRESETS["quick"], page, "nothing")
     assert text.index("**Not MNIST**") < text.index("table")
-    assert "## What was found\n\n- b > a" in text
+    assert "## What was found\n\n- b > a\n\nAs they are.\n" in text
     assert "claims" not in text
-    assert "As they are.\n\n- Holds" in page_text("", PRESETS["quick"], page._replace(claims=["Holds: a."]), "")
+    assert "- Holds: a.\n\nAs they are.\n" in page_text("", PRESETS["quick"], page._replace(claims=["Holds: a."]), "")
 
 
 def test_rows_keep_seven_digits_and_an_accuracy_is_of_all_its_images():
