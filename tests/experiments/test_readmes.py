@@ -21,26 +21,26 @@ def metrics(experiment, preset="cpu"):
 
 def test_hard_positives_errors_and_distances():
     text, found = readme("hard_positives"), metrics("hard_positives")
-    value = {(row["item"], row["metric"]): float(row["value"]) for row in found}
-    rows = {row["item"] for row in found if row["stage"] == "row"}
+    error = {(row["network"], row["attack"]): 100 * float(row["value"]) for row in found if row["metric"] == "error"}
+    l2 = {
+        row["attack"]: float(row["value"]) for row in found if row["metric"] == "l2_per_pixel" if "train" in row["data"]
+    }
+    rows = {name for name, _ in error}
     assert len(rows) == 12
-    for row in rows:
-        clean, adversarial = (100 * value[row, name] for name in ("clean_error", "adversarial_error"))
-        assert f"| {row} | {clean:.3f} | {adversarial:.2f} |" in text, row
-    saved = [
-        100 * (1 - value["HC-D-9-1.05", "clean_error"] / value[row, "clean_error"]) for row in ("Basic LeNet", "FGS")
-    ]
+    for name in rows:
+        assert f"| {name} | {error[name, '']:.3f} | {error[name, 'all']:.2f} |" in text, name
+    saved = [100 * (1 - error["HC-D-9-1.05", ""] / error[name, ""]) for name in ("Basic LeNet", "FGS")]
     assert f"has {saved[0]:.2f} % less clean error than the base network" in text
     assert f"{saved[1]:.2f} % less than FGS" in text
     # Mean L2 a pixel of the independent implementation: ANCHORS in test_mnist_anchors.py.
     for kind, anchor in {"FGS": 30.5, "FGV": 18.9, "HC-1": 18.8, "HC-5": 21.3, "HC-9": 23.6}.items():
-        off = 100 * (value[f"train/{kind}", "l2_per_pixel"] / anchor - 1)
+        off = 100 * (l2[kind] / anchor - 1)
         assert f"{abs(off):.1f} % {'lower' if off < 0 else 'higher'} for {kind}" in text, kind
 
 
 def test_hard_positives_of_photographs():
     text = readme("hard_positives")
-    value = {(r["item"], r["metric"]): float(r["value"]) for r in metrics("hard_positives", "imagenet-quick")}
+    value = {(r["attack"], r["metric"]): float(r["value"]) for r in metrics("hard_positives/imagenet", "quick")}
     types = ("FGS", "FGV", "HC-1", "HC-13", "HC-20")
     rows = {"PASS (valid)": ("score", 3), "L2 per pixel": ("l2", 2), "L∞": ("linf", 1)}
     for title, (metric, digits) in rows.items():
