@@ -12,7 +12,7 @@ __all__ = ["epsilon_of_count", "sign_ray"]
 
 
 def sign_ray(
-    classifier: Classifier, images: np.ndarray, labels: np.ndarray, batch: int = 500
+    classifier: Classifier, images: np.ndarray, labels: np.ndarray, batch_size: int = 500
 ) -> Callable[[float], np.ndarray]:
     """The fast gradient sign of a whole data set at any epsilon, nothing clipped or rounded: x + epsilon sign(grad J).
 
@@ -22,7 +22,7 @@ def sign_ray(
       classifier: attacked through its own gradient.
       images: [N, H, W, C], uint8 or float32 in [0, 1].
       labels: int32 [N].
-      batch: images at once.
+      batch_size: images at once.
 
     Returns:
       `right(epsilon) -> bool [N]`: whether the answer at that epsilon, in units of [0, 1], is the label.
@@ -39,10 +39,10 @@ def sign_ray(
     clean = np.asarray(pixels(images))
     step = steepest("linf", 1.0, levels=None, box=False)
     # Back from the moved image, where a sign is one up to rounding.
-    signs = np.round(np.asarray(perturb_all(step, classifier, images, labels, batch=batch).image) - clean)
+    signs = np.round(np.asarray(perturb_all(step, classifier, images, labels, batch_size=batch_size).image) - clean)
 
     def right(epsilon: float) -> np.ndarray:
-        return answers_of(classifier, clean + np.float32(epsilon) * signs, batch) == labels
+        return answers_of(classifier, clean + np.float32(epsilon) * signs, batch_size) == labels
 
     return right
 

@@ -19,19 +19,21 @@ __all__ = ["NO_ANSWER", "answers_of", "logits_of", "perturb_all", "perturb_batch
 NO_ANSWER = -1
 
 
-def logits_of(classifier: Classifier, images: np.ndarray, batch: int = 500) -> np.ndarray:
+def logits_of(classifier: Classifier, images: np.ndarray, batch_size: int = 500) -> np.ndarray:
     """Logits float32 [N, K] of images [N, H, W, C], uint8 or float32; float values may leave [0, 1].
 
     >>> from advjax.classifier import from_function
     >>> mean = from_function(lambda w, x: x.mean((1, 2, 3))[:, None] * w, jnp.ones((1, 2)))
-    >>> logits_of(mean, np.full((3, 2, 2, 1), 255, np.uint8), batch=2).shape
+    >>> logits_of(mean, np.full((3, 2, 2, 1), 255, np.uint8), batch_size=2).shape
     (3, 2)
     """
-    parts = [np.asarray(_logits(classifier, pixels(images[rows])))[:real] for rows, real in batches(len(images), batch)]
+    parts = [
+        np.asarray(_logits(classifier, pixels(images[rows])))[:real] for rows, real in batches(len(images), batch_size)
+    ]
     return np.concatenate(parts)
 
 
-def answers_of(classifier: Classifier, images: np.ndarray, batch: int = 500) -> np.ndarray:
+def answers_of(classifier: Classifier, images: np.ndarray, batch_size: int = 500) -> np.ndarray:
     """The classes int32 [N] of the largest logits, for images as for `logits_of`; `NO_ANSWER` where one is NaN.
 
     NumPy's `argmax` alone answers with the place of the NaN, which is right for some label.
@@ -41,7 +43,7 @@ def answers_of(classifier: Classifier, images: np.ndarray, batch: int = 500) -> 
     >>> answers_of(divided, np.array([0, 255], np.uint8)[:, None, None, None]).tolist()
     [-1, 1]
     """
-    logits = logits_of(classifier, images, batch)
+    logits = logits_of(classifier, images, batch_size)
     return np.where(np.isnan(logits).any(-1), NO_ANSWER, logits.argmax(-1)).astype(np.int32)
 
 
@@ -51,7 +53,7 @@ def perturb_all(
     images: np.ndarray,
     labels: np.ndarray,
     *,
-    batch: int,
+    batch_size: int,
     key: jax.Array | None = None,
 ) -> Perturbation:
     """`perturb` of a whole data set, which need not fit the device: the arrays of the result are NumPy's.
@@ -61,7 +63,7 @@ def perturb_all(
       classifier: as for `perturb`.
       images: [N, H, W, C], uint8 or float32 in [0, 1].
       labels: [N] integers.
-      batch: images perturbed at once; one compiled program for any N.
+      batch_size: images perturbed at once; one compiled program for any N.
       key: image i draws from `fold_in(key, i)`, whatever the batch size.
 
     Raises:
@@ -70,11 +72,11 @@ def perturb_all(
     >>> from advjax import fgs
     >>> from advjax.classifier import from_function
     >>> mean = from_function(lambda w, x: x.mean((1, 2, 3))[:, None] * w, jnp.array([[1.0, -1.0]]))
-    >>> perturb_all(fgs(0.5), mean, np.full((3, 2, 2, 1), 51, np.uint8), np.zeros(3, np.int32), batch=2).image.shape
+    >>> perturb_all(fgs(0.5), mean, np.full((3, 2, 2, 1), 51, np.uint8), np.zeros(3, np.int32), batch_size=2).image.shape
     (3, 2, 2, 1)
     """
     check_single(attack)
-    parts = perturb_batches(attack, classifier, images, labels, batch=batch, key=key)
+    parts = perturb_batches(attack, classifier, images, labels, batch_size=batch_size, key=key)
     return jax.tree.map(lambda *parts: np.concatenate(parts), *parts)
 
 
@@ -84,11 +86,11 @@ def perturb_batches(
     images: np.ndarray,
     labels: np.ndarray,
     *,
-    batch: int,
+    batch_size: int,
     key: jax.Array | None = None,
 ) -> Iterator[Perturbation]:
     """The same batch by batch, as they are asked for."""
-    for rows, real in batches(len(images), batch):
+    for rows, real in batches(len(images), batch_size):
         keys = None if key is None else jax.vmap(functools.partial(jax.random.fold_in, key))(rows)
         result = perturb(attack, classifier, pixels(images[rows]), jnp.asarray(labels[rows]), keys)
         yield jax.tree.map(lambda array, real=real: np.asarray(array)[:real], result)

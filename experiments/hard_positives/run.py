@@ -208,7 +208,7 @@ def attack_images(
     """
     parts, tried = [], 0
     per_pixel = np.float32(255 / np.sqrt(np.prod(data.images.shape[1:])))
-    results = perturb_batches(attack, classifier, data.images[rows], data.labels[rows], batch=batch)
+    results = perturb_batches(attack, classifier, data.images[rows], data.labels[rows], batch_size=batch)
     for result in tqdm(results, desc=title, total=-(-len(rows) // batch), unit="batch", leave=False, disable=None):
         columns = {
             "image": result.to_uint8(),

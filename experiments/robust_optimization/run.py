@@ -235,7 +235,7 @@ def adversarial_set(radii: Mapping[str, float], baseline: Classifier, test: Stan
     """
     found = []
     for number, (norm, radius) in enumerate(radii.items()):
-        result = perturb_all(eq11(norm, radius, test), baseline, test.images, test.labels, batch=batch)
+        result = perturb_all(eq11(norm, radius, test), baseline, test.images, test.labels, batch_size=batch)
         rows = np.flatnonzero(result.success)
         kept = {"image": result.image, "label": test.labels, "prediction": result.prediction}
         columns = {name: np.asarray(column)[rows] for name, column in kept.items()}
@@ -259,7 +259,7 @@ def calibrated_radius(
     others = 0
     for norm in radii.keys() - {"linf"}:
         attack = eq11(norm, radii[norm], test)
-        others += int(np.sum(perturb_all(attack, baseline, test.images, test.labels, batch=batch).success))
+        others += int(np.sum(perturb_all(attack, baseline, test.images, test.labels, batch_size=batch).success))
     if others >= size:
         raise ValueError(f"set_size={size} is no more than the {others} images that the other norms give")
     along, unit = sign_ray(baseline, test.images, test.labels, batch), float(test.std)
@@ -288,7 +288,9 @@ def judge(
     """
     first, own = (test.images[:pgd_images], test.labels[:pgd_images]), radius * test.std
     along = sign_ray(classifier, test.images, test.labels, batch)
-    attacked = perturb_all(pgd(own, step_size=own / 8, steps=20, levels=None), classifier, *first, batch=batch, key=key)
+    attacked = perturb_all(
+        pgd(own, step_size=own / 8, steps=20, levels=None), classifier, *first, batch_size=batch, key=key
+    )
     return {
         "test": _right(classifier, test.images, test.labels, batch),
         "adversarial": _right(classifier, found["image"], found["label"], batch),

@@ -258,10 +258,10 @@ def test_every_row_goes_on_from_the_bases_and_is_judged_by_the_held_out_images(h
 def test_the_images_attacked_are_the_sources_with_their_labels(monkeypatch):
     seen = []
 
-    def spy(attack, classifier, images, labels, *, batch):
-        seen.append((attack, classifier, images[:, 0, 0, 0].tolist(), labels.tolist(), batch))
-        for start in range(0, len(labels), batch):
-            rows = slice(start, start + batch)
+    def spy(attack, classifier, images, labels, *, batch_size):
+        seen.append((attack, classifier, images[:, 0, 0, 0].tolist(), labels.tolist(), batch_size))
+        for start in range(0, len(labels), batch_size):
+            rows = slice(start, start + batch_size)
             yield fake_perturbation(images[rows] / np.float32(255), labels[rows])
 
     monkeypatch.setattr(run, "perturb_batches", spy)

@@ -102,7 +102,7 @@ def test_the_color_network_is_given_the_map_that_undoes_its_preprocessing(monkey
 def test_the_set_and_pgd_use_the_units_of_the_test_set(monkeypatch):
     attacks = []
 
-    def spy(attack, classifier, images, labels, *, batch, key=None):
+    def spy(attack, classifier, images, labels, *, batch_size, key=None):
         attacks.append((attack, key))
         result = fake_perturbation(images, labels)
         result.prediction = labels

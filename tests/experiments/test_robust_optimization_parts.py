@@ -174,11 +174,11 @@ def test_the_radius_of_linf_is_calibrated_to_the_size_of_the_set(random_set):
 def test_sweep_is_one_attack_for_each_epsilon(random_set):
     classifier, test = random_set
     epsilons = (0.0, 0.1, 0.5)
-    along = sign_ray(classifier, test.images, test.labels, batch=25)
+    along = sign_ray(classifier, test.images, test.labels, batch_size=25)
     right = np.stack([along(epsilon * test.std) for epsilon in epsilons])
     for epsilon, own in zip(epsilons, right, strict=True):
         attack = steepest("linf", epsilon * test.std, levels=None, box=False)
-        images = perturb_all(attack, classifier, test.images, test.labels, batch=60).image
+        images = perturb_all(attack, classifier, test.images, test.labels, batch_size=60).image
         np.testing.assert_array_equal(own, logits_of(classifier, images).argmax(-1) == test.labels)
     assert right[0].sum() == 55
 
