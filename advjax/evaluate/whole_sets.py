@@ -72,7 +72,8 @@ def perturb_all(
     >>> from advjax import fgs
     >>> from advjax.classifier import from_function
     >>> mean = from_function(lambda w, x: x.mean((1, 2, 3))[:, None] * w, jnp.array([[1.0, -1.0]]))
-    >>> perturb_all(fgs(0.5), mean, np.full((3, 2, 2, 1), 51, np.uint8), np.zeros(3, np.int32), batch_size=2).image.shape
+    >>> images, labels = np.full((3, 2, 2, 1), 51, np.uint8), np.zeros(3, np.int32)
+    >>> perturb_all(fgs(0.5), mean, images, labels, batch_size=2).image.shape
     (3, 2, 2, 1)
     """
     check_single(attack)
