@@ -14,7 +14,7 @@ def test_code_runs(tmp_path, monkeypatch, capsys):
     for block in blocks:
         exec(block, scope)
     shown = capsys.readouterr().out.splitlines()
-    assert shown[:4] == ["8 of 8 succeeded", "(8,)", "(9, 8, 28, 28, 1)", "(2, 2)"]
+    assert shown[:4] == ["8 of 8 succeeded", "(8,)", "(9, 8, 28, 28, 1)", "(1, 2)"]
     assert shown[4].startswith("| model | attack | accuracy")
     assert any(line.startswith("| lenet | worst of all | 0.00 [") for line in shown)
     assert (tmp_path / "runs" / "robust" / "metrics.csv").exists()
