@@ -150,10 +150,10 @@ def report(study: Study[C, D], config: C, data: D, store: Store) -> str:
 
 
 def classifiers_of(
-    study: Study[C, Any], preset: str, out: Folder, data_dir: Folder | None = None
+    study: Study[C, Any], config: C, out: Folder, data_dir: Folder | None = None
 ) -> dict[str, Classifier]:
-    """The networks of a finished run of a preset in the folder `out`, for `advjax.evaluate.evaluate`."""
-    config, data, read = study.load(study.presets[preset], data_dir)
+    """The networks of a finished run in the folder `out`, for `advjax.evaluate.evaluate`."""
+    config, data, read = study.load(config, data_dir)
     return study.classifiers(config, data, open_store(out, config, read).read)
 
 

@@ -169,7 +169,7 @@ def training_study():
 
     def stages(config, _, store):
         yield Stage("before", lambda: {"number": np.zeros(1)})
-        told = Linear(nnx.Rngs(0)), optimizer, data, 12, jax.random.key(0), store.checkpoints("base")
+        told = Linear(nnx.Rngs(0)), data, 12, jax.random.key(0), store.checkpoints("base")
         trainer = Trainer(train_step(optimizer), batch_size=8, block=2)
         yield Stage("train/base", lambda: train(trainer, *told, every=2))
 

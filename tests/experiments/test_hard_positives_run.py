@@ -130,7 +130,7 @@ def test_each_network_is_trained_on_its_own_images_and_judged_on_all(finished):
 
 
 def test_another_study_gets_every_network_of_the_run(finished):
-    networks = classifiers_of(STUDY._replace(presets={"micro": MICRO}), "micro", finished[0])
+    networks = classifiers_of(STUDY, MICRO, finished[0])
     rows = ("HC-D-9", "FGV", "FGV, adversarial images only", "PASS (valid) 10-800", "PASS (valid) 800-1000")
     tuned = {f"{row} {number}" for row in rows for number in range(4)}
     assert networks.keys() == {f"{BASIC} {number}" for number in range(2)} | tuned

@@ -156,8 +156,7 @@ def test_a_folder_of_another_configuration_is_refused(finished):
 
 def test_another_study_gets_the_networks_of_a_finished_run(finished, monkeypatch):
     made_up_stages(monkeypatch)
-    study = STUDY._replace(presets={"tiny": TINY})
-    assert classifiers_of(study, "tiny", finished[0]) == {name: name for name in TINY.networks}
+    assert classifiers_of(STUDY, TINY, finished[0]) == {name: name for name in TINY.networks}
 
 
 @pytest.mark.slow

@@ -48,12 +48,12 @@ def test_a_second_run_computes_what_is_missing_alone(tmp_path):
         run(STUDY, Config("quick", seed=7), tmp_path)
 
 
-def test_another_study_gets_the_networks_of_the_preset_in_the_folder(tmp_path):
+def test_another_study_gets_the_networks_of_the_run_in_the_folder(tmp_path):
     run(STUDY, PRESETS["quick"], tmp_path)
-    network = classifiers_of(STUDY, "quick", tmp_path)["base"]
+    network = classifiers_of(STUDY, PRESETS["quick"], tmp_path)["base"]
     np.testing.assert_allclose(network(np.ones((1, 2), np.float32)), DRAWN[None], rtol=1e-6)
     with pytest.raises(ValueError, match="a run of another configuration"):
-        classifiers_of(STUDY, "paper", tmp_path)
+        classifiers_of(STUDY, PRESETS["paper"], tmp_path)
 
 
 def test_two_schedules_that_name_other_things_are_refused():

@@ -219,19 +219,23 @@ def stages(config: Config, data: Photographs, store: Store) -> Iterator[Stage]:
         compared = COMPARED if rows[0] < config.compared else {}
         attack = partial(attack_photographs, images, crop, chosen, base, rows, config.attack_batch, compared)
         yield Stage(f"attack/{number:05d}", partial(attack, config.ranks, config.cold, config.threshold))
-    positives, sources = kept_of(read, len(attacked))
-    # Only of the attacked ones are the network's own answers known.
-    clean, labels = (images.take(chosen["row"]), chosen["label"]) if config.own_labels else (images, None)
-    pool = Mixture(clean, crop, labels, positives, chosen["label"][sources])
     solver = quick_solver(config.finetune_steps, config.learning_rate, config.momentum, config.weight_decay)
     trainer = Trainer(train_step(solver, loss=loss), config.batch_size, config.block)
-    stream = Stream(pool, config.batch_size, seed=config.seed)
-    model, to = restored_model(make(), read("base")), store.checkpoints("tuned")
-    tune = partial(train, trainer, model, stream, config.finetune_steps, key("finetune"), to, every=every)
+    # Only of the attacked ones are the network's own answers known.
+    clean, labels = (images.take(chosen["row"]), chosen["label"]) if config.own_labels else (images, None)
+    kept = partial(kept_of, read, len(attacked))
+
+    def tune() -> Arrays:
+        positives, sources = kept()
+        pool = Mixture(clean, crop, labels, positives, chosen["label"][sources])
+        told = config.finetune_steps, key("finetune"), store.checkpoints("tuned")
+        stream = Stream(pool, config.batch_size, seed=config.seed)
+        return train(trainer, restored_model(make(), read("base")), stream, *told, every=every)
+
     yield Stage("tuned", tune)
     for name in ("base", "tuned"):
         network = classifier_of(make(), read(name))
-        sets = partial(asked, images, data.validation, crop, chosen, positives, sources, config.crops, config.seed)
+        sets = partial(asked, images, data.validation, crop, chosen, kept, config.crops, config.seed)
         yield Stage(f"judged/{name}", partial(judge, network, sets))
 
 
@@ -390,8 +394,7 @@ def asked(
     validation: ImageSet | None,
     crop: CenterCrop,
     chosen: Arrays,
-    positives: np.ndarray,
-    sources: np.ndarray,
+    kept: Callable[[], tuple[np.ndarray, np.ndarray]],
     crops: int,
     seed: int,
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -399,6 +402,7 @@ def asked(
     attacked = images.take(chosen["row"])
     for pixels, rows in _center_crops(attacked, crop):
         yield "attacked", pixels, chosen["label"][rows]
+    positives, sources = kept()
     yield "positives", positives, chosen["label"][sources]
     if validation is not None:
         for pixels, rows in _center_crops(validation, crop):
