@@ -8,7 +8,15 @@ from advjax.evaluate.minimal import MinimalEpsilon, minimal_epsilon
 from advjax.evaluate.ray import epsilon_of_count, sign_ray
 from advjax.evaluate.report import Report
 from advjax.evaluate.sweep import Sweep, accuracy_epsilon_figure, sweep
-from advjax.evaluate.whole_sets import NO_ANSWER, answers_of, logits_of, perturb_all, perturb_batches
+from advjax.evaluate.whole_sets import (
+    NO_ANSWER,
+    answers_of,
+    logits_of,
+    pass_all,
+    perturb_all,
+    perturb_batches,
+    ranks_of,
+)
 
 __all__ = [
     "evaluate", "Report", "Cell",
@@ -16,5 +24,6 @@ __all__ = [
     "minimal_epsilon", "MinimalEpsilon",
     "health_check", "HealthWarning",
     "Accuracy", "wilson", "sign_test",
-    "logits_of", "answers_of", "NO_ANSWER", "perturb_all", "perturb_batches", "sign_ray", "epsilon_of_count",
+    "logits_of", "answers_of", "NO_ANSWER", "ranks_of", "perturb_all", "perturb_batches", "pass_all",
+    "sign_ray", "epsilon_of_count",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,11 @@ import numpy as np
 from advjax.attacks import Perturbation, perturb
 from advjax.attacks.attack import Attack, check_single
 from advjax.classifier import Classifier
-from advjax.data.rows import batches
+from advjax.data.rows import batches, filled
 from advjax.data.transforms import to_float
+from advjax.scores import pass_scores
 
-__all__ = ["NO_ANSWER", "answers_of", "logits_of", "perturb_all", "perturb_batches", "pixels"]
+__all__ = ["NO_ANSWER", "answers_of", "logits_of", "pass_all", "perturb_all", "perturb_batches", "pixels", "ranks_of"]
 
 # What a network says whose logits are no numbers: no label is equal to it.
 NO_ANSWER = -1
@@ -45,6 +47,42 @@ def answers_of(classifier: Classifier, images: np.ndarray, batch_size: int = 500
     """
     logits = logits_of(classifier, images, batch_size)
     return np.where(np.isnan(logits).any(-1), NO_ANSWER, logits.argmax(-1)).astype(np.int32)
+
+
+def ranks_of(classifier: Classifier, images: np.ndarray, labels: np.ndarray, batch_size: int = 500) -> np.ndarray:
+    """How many classes have a larger logit than the label, int32 [N]: k or more is an error by top-k.
+
+    Where a logit is NaN it is the largest int32, as NaN is below no other and would make every answer right.
+
+    >>> from advjax.classifier import from_function
+    >>> three = from_function(lambda w, x: x.mean((1, 2, 3))[:, None] + w, jnp.array([[3.0, 1.0, 2.0]]))
+    >>> ranks_of(three, np.zeros((3, 2, 2, 1), np.uint8), np.arange(3)).tolist()
+    [0, 2, 1]
+    """
+    if not len(labels):
+        return np.zeros(0, np.int32)
+    logits = logits_of(classifier, images, batch_size)
+    above = (logits > np.take_along_axis(logits, labels[:, None], 1)).sum(1)
+    return np.where(np.isnan(logits).any(1), np.iinfo(np.int32).max, above).astype(np.int32)
+
+
+def pass_all(
+    perturbed: np.ndarray, originals: np.ndarray, *, batch_size: int = 500, padding: Literal["valid", "same"] = "valid"
+) -> np.ndarray:
+    """PASS float32 [N] of pairs of images [N, H, W, C], uint8 or float32 in [0, 1]; one compiled program for any N.
+
+    >>> images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 1)).astype(np.uint8)
+    >>> pass_all(images, images, batch_size=2).shape
+    (3,)
+    """
+
+    def block(images: np.ndarray) -> np.ndarray:
+        return np.asarray(pixels(filled(images, batch_size)))
+
+    rows = [rows[:real] for rows, real in batches(len(perturbed), batch_size)]
+    blocks = ((block(perturbed[some]), block(originals[some])) for some in rows)
+    scores = [np.asarray(result.score) for result in pass_scores(blocks, padding=padding)]
+    return np.concatenate([*scores, np.zeros(0, np.float32)])[: len(perturbed)]
 
 
 def perturb_all(

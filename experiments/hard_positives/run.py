@@ -10,11 +10,10 @@ from flax import nnx
 from tqdm import tqdm
 
 from advjax.classifier import Classifier, from_nnx
-from advjax.data import Dataset, InfimnistLike, calibrate, infimnist_like, misclassified_share, to_float
+from advjax.data import Dataset, InfimnistLike, calibrate, infimnist_like, misclassified_share
 from advjax.data.rows import batches
-from advjax.evaluate import perturb_batches
+from advjax.evaluate import pass_all, perturb_batches
 from advjax.models.lenet import LeNet, caffe_solver
-from advjax.scores import pass_scores
 from advjax.training import Fitted, Resident, Trainer, TrainState, create, predict, stack, to_model, train_step, unstack
 from experiments.hard_positives.config import (
     ATTACKS,
@@ -31,7 +30,7 @@ from experiments.provenance import load_both
 from experiments.store import Arrays, Store
 from experiments.study import Folder, Loaded, Read, Stage
 
-__all__ = ["PASS", "Data", "band_name", "classifiers", "load", "score_pairs", "stages", "unmixed_name"]
+__all__ = ["PASS", "Data", "band_name", "classifiers", "load", "stages", "unmixed_name"]
 
 # By what name figures and rows call the score that all of them use: its value depends on SSIM's windows.
 PASS = "PASS (valid)"
@@ -234,17 +233,9 @@ def score_type(read: Read, attacked: str, originals: Dataset, valid: int, same: 
     stored = read(attacked, "image", "source")
     perturbed, original = stored["image"][:valid], originals.images[stored["source"][:valid]]
     return {
-        "valid": score_pairs(perturbed, original, "valid", batch),
-        "same": score_pairs(perturbed[:same], original[:same], "same", batch),
+        "valid": pass_all(perturbed, original, batch_size=batch),
+        "same": pass_all(perturbed[:same], original[:same], batch_size=batch, padding="same"),
     }
-
-
-def score_pairs(perturbed: np.ndarray, original: np.ndarray, padding: str, batch: int) -> np.ndarray:
-    """PASS float32 [N] of pairs of uint8 images [N, H, W, C], `batch` at a time: the last ones filled up."""
-    rows = np.arange(-(-len(perturbed) // batch) * batch).reshape(-1, batch) % max(len(perturbed), 1)
-    blocks = ((np.asarray(to_float(perturbed[some])), np.asarray(to_float(original[some]))) for some in rows)
-    scores = [np.asarray(result.score) for result in pass_scores(blocks, padding=padding)]
-    return np.concatenate([*scores, np.zeros(0, np.float32)])[: len(perturbed)]
 
 
 def load_held_out(bases: int, read: Read, heldout_from: Dataset, test: Dataset) -> HeldOut:

@@ -10,12 +10,13 @@ Measured by `cpu`: 0.920 to 0.730 %, and 100 (by construction, of one base) to 0
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from advjax.attacks.searches import Boundary
 from advjax.plots import error_figure, histogram_figure, metric_figure, perturbation_figure
+from experiments.hard_positives.claims import FARTHER_TYPES, Errors, by_base, claims, verdicts
 from experiments.hard_positives.config import BASIC, HELD_OUT_TYPES, INFIMNIST, PRESETS, ROWS, Config
 from experiments.hard_positives.run import (
     PASS,
@@ -30,9 +31,7 @@ from experiments.hard_positives.run import (
     unmixed_name,
 )
 from experiments.page import Page, data_name, markdown, mean_std, stand_in
-from experiments.store import Arrays
 from experiments.study import Read, Row, Study
-from experiments.verdicts import HOLDS, IN_PART, NO_VERDICT, NOT_RUN, Share, better_or_worse, clearly_apart, line
 
 __all__ = ["STUDY"]
 
@@ -50,37 +49,6 @@ SCHEDULE = {
 }
 _BEST = "HC-D-9-1.05"
 _EXAMPLE_TYPES, _EXAMPLE_DIGIT = ("FGS", "FGV", "HC-1", "HC-2"), 9
-_FARTHER_TYPES = ("FGV", *(f"HC-{k}" for k in range(1, 10)))
-
-
-class Errors(NamedTuple):
-    """The errors of a row's S networks.
-
-    Attributes:
-        clean, adversarial: the shares of images that they get wrong, the means over the networks.
-        each: float [2, S], both of each network.
-        trained_on: adversarial images in the training set, the mean over base networks.
-        others: clean or InfiMNIST-like images in it.
-    """
-
-    clean: Share
-    adversarial: Share
-    each: np.ndarray
-    trained_on: int = 0
-    others: int = 0
-
-    @classmethod
-    def of(cls, stored: Arrays) -> "Errors":
-        """From the arrays of a stage "row/..."."""
-        both = stored["clean_wrong"], stored["adversarial_wrong"]
-        trained_on = round(float(stored.get("adversarial_images", np.zeros(1)).mean()))
-        each = np.stack([wrong.mean(axis=1) for wrong in both])
-        return cls(Share.of(both[0]), Share.of(both[1]), each, trained_on, int(stored.get("clean_images", 0)))
-
-    @property
-    def cells(self) -> tuple[str, str]:
-        """Both in percent."""
-        return mean_std(100 * self.each[0], 3), mean_std(100 * self.each[1], 2)
 
 
 def results_of(config: Config, read: Read) -> dict[str, Errors]:
@@ -141,17 +109,6 @@ def _of_networks(config: Config, read: Read) -> Iterator[Row]:
         for metric in ("amplitude", "misclassified_share"):
             for member, value in enumerate(np.atleast_1d(stored.get(metric, []))):
                 yield Row(NAME, where, BASIC, member, "", None, metric, 0, float(value))
-
-
-def by_base(found: list[Row], metric: str, kind: str = "") -> np.ndarray:
-    """A metric of all base networks, of an attack on training images or of clean images."""
-    return np.array(
-        [
-            row.value
-            for row in found
-            if (row.metric, row.attack) == (metric, kind) and (not kind or row.data.endswith("/train"))
-        ]
-    )
 
 
 def page(config: Config, data: Data, read: Read) -> Page:
@@ -237,28 +194,6 @@ def schedule(config: Config) -> dict[str, str]:
     }
 
 
-def verdicts(config: Config, results: dict[str, Errors]) -> list[str]:
-    """Whether fine-tuning made the network better: one sentence for each row, against the base networks."""
-
-    def compared(before: Share, after: Share) -> str:
-        word = better_or_worse(before, after, error=True)
-        return f"{100 * before.value:.2f} % -> {100 * after.value:.2f} % ({word})"
-
-    basic = results[BASIC]
-    lines = [
-        f"{name}: adversarial error {compared(basic.adversarial, own.adversarial)}; clean error "
-        f"{compared(basic.clean, own.clean)}."
-        for name, own in results.items()
-        if name != BASIC
-    ]
-    if config.bases == 1:
-        lines.append(
-            "One base network: the held-out images are its own adversarial images, so that it gets all of them wrong "
-            "by construction (the paper's 64 % is a mix over three networks)."
-        )
-    return lines
-
-
 def _infimnist(found: list[Row]) -> str:
     """The claim of section 2: how many of the InfiMNIST images the base networks get wrong."""
     amplitude, shares = by_base(found, "amplitude"), by_base(found, "misclassified_share")
@@ -282,110 +217,6 @@ def _types(config: Config, found: list[Row]) -> str:
         "\n\nSuccess is of correctly classified training images; L2 per pixel and L∞ are in grey levels; PASS with "
         "windows inside the image (valid) and, of a few images, with reflected borders (same)."
     )
-
-
-def claims(results: dict[str, Errors], bands: dict[str, Errors], found: list[Row]) -> list[str]:
-    """The claims of the abstract, Table 1 and Figs. 5 and 6, one line each.
-
-    Args:
-        results: of Table 1, by name.
-        bands: of Fig. 6, by name, the lowest first.
-        found: the rows of the attacks.
-    """
-    return [
-        _fewer_clean_errors(results, BASIC),
-        _fewer_clean_errors(results, "FGS"),
-        *(_as_good_as_infimnist(results, name) for name in (_BEST, "HC-D-9", "FGV")),
-        _infimnist_is_open(results),
-        _lowest_adversarial(results),
-        _fig5_claim(found),
-        *_fig6_claims(bands),
-    ]
-
-
-def _fewer_clean_errors(results: dict[str, Errors], other: str) -> str:
-    paper = 100 * (1 - ROWS[_BEST].clean / ROWS[other].clean)
-    claim = f"{_BEST} has {paper:.2f} % less clean error than {other}"
-    if _BEST not in results or other not in results:
-        return _not_run(claim, _BEST, other)
-    before, after = results[other].clean, results[_BEST].clean
-    saved = 100 * (1 - after.value / before.value) if before.value else 0.0
-    status: bool | str = NO_VERDICT
-    if clearly_apart(before, after):
-        status = HOLDS if round(saved, 2) >= round(paper, 2) else IN_PART if saved > 0 else False
-    more = f"{saved:.2f} % less" if saved >= 0 else f"{-saved:.2f} % more"
-    return line(status, claim, f"here {more}: {100 * before.value:.3f} % -> {100 * after.value:.3f} %")
-
-
-def _as_good_as_infimnist(results: dict[str, Errors], name: str) -> str:
-    claim = f"{name} has no larger clean error than {INFIMNIST}"
-    if name not in results or INFIMNIST not in results:
-        return _not_run(claim, name, INFIMNIST)
-    ours, other = results[name].clean, results[INFIMNIST].clean
-    status = True if ours.value <= other.value else False if clearly_apart(ours, other) else NO_VERDICT
-    return line(status, claim, f"{100 * ours.value:.3f} % against {100 * other.value:.3f} %")
-
-
-def _infimnist_is_open(results: dict[str, Errors]) -> str:
-    claim = f"{INFIMNIST} has a larger adversarial error than every row trained on adversarial images"
-    trained = {name: own.adversarial.value for name, own in results.items() if name not in (BASIC, INFIMNIST)}
-    if INFIMNIST not in results or not trained:
-        return _not_run(claim, INFIMNIST)
-    ours, worst = results[INFIMNIST].adversarial.value, max(trained, key=lambda name: trained[name])
-    return line(
-        ours > trained[worst], claim, f"{100 * ours:.2f} % against at most {100 * trained[worst]:.2f} % ({worst})"
-    )
-
-
-def _lowest_adversarial(results: dict[str, Errors]) -> str:
-    claim = f"{_BEST} has the lowest adversarial error"
-    if _BEST not in results or len(results) < 3:
-        return _not_run(claim, _BEST)
-    others = {name: own.adversarial for name, own in results.items() if name != _BEST}
-    ours, best = results[_BEST].adversarial, min(others, key=lambda name: others[name].value)
-    status = ours.value < others[best].value if clearly_apart(ours, others[best]) else NO_VERDICT
-    return line(status, claim, f"{100 * ours.value:.2f} % against {100 * others[best].value:.2f} % ({best})")
-
-
-def _fig5_claim(found: list[Row]) -> str:
-    linf, score = (
-        {kind: float(by_base(found, metric, kind).mean()) for kind in ("FGS", *_FARTHER_TYPES)}
-        for metric in ("linf", "pass_valid")
-    )
-    least, lowest = min(linf[kind] for kind in _FARTHER_TYPES), min(score[kind] for kind in _FARTHER_TYPES)
-    return line(
-        linf["FGS"] < least and score["FGS"] < lowest,
-        "FGS has a lower L∞, but a lower PASS too, than FGV and HC-1 to HC-9 (Fig. 5)",
-        f"L∞ {linf['FGS']:.1f} against at least {least:.1f}, {PASS} {score['FGS']:.3f} against at least {lowest:.3f}",
-    )
-
-
-def _fig6_claims(bands: dict[str, Errors]) -> list[str]:
-    """Each kind of error: the highest band has the largest; a band between has less than the lowest."""
-
-    def above(large: Share, small: Share) -> bool | str:
-        return large.value > small.value if clearly_apart(large, small) else NO_VERDICT
-
-    def size(share: Share) -> float:
-        return share.value
-
-    found = []
-    for kind in ("clean", "adversarial"):
-        shares: dict[str, Share] = {name.removeprefix(f"{PASS} "): getattr(own, kind) for name, own in bands.items()}
-        figures = ", ".join(f"{name}: {100 * share.value:.2f} %" for name, share in shares.items())
-        first = f"trained on the band of highest PASS the {kind} error is the largest (Fig. 6)"
-        second = f"trained on some band between, the {kind} error is below that of the lowest and the highest (Fig. 6)"
-        if len(shares) < 3:
-            found += [f"{NOT_RUN}: {claim} (fewer than three bands)." for claim in (first, second)]
-            continue
-        lowest, *between, highest = shares.values()
-        found.append(line(above(highest, max(lowest, *between, key=size)), first, figures))
-        found.append(line(above(min(lowest, highest, key=size), min(between, key=size)), second, figures))
-    return found
-
-
-def _not_run(claim: str, *needed: str) -> str:
-    return f"{NOT_RUN}: {claim} (it needs {' and '.join(needed)})."
 
 
 def figures(config: Config, data: Data, read: Read) -> dict[str, Any]:
@@ -445,7 +276,7 @@ def fig4(config: Config, read: Read) -> Any:
 
 def fig5(config: Config, found: list[Row]) -> Any:
     """PASS, L2 and L∞ by type; the norms scaled to a maximum of 1."""
-    types, curves = ("FGS", *_FARTHER_TYPES), {}
+    types, curves = ("FGS", *FARTHER_TYPES), {}
     for label, metric in ((PASS, "pass_valid"), ("L2 per pixel", "l2_per_pixel"), ("L∞", "linf")):
         values = np.stack([by_base(found, metric, kind) for kind in types])
         curves[label] = values if label == PASS else values / values.max()

@@ -1,5 +1,7 @@
 """Data sets on the host, batch by batch: the same as all at once, in one program."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,18 @@ from hypothesis import strategies as st
 
 from advjax.attacks import fgs, perturb, pgd, stack, steepest
 from advjax.classifier import from_function
-from advjax.evaluate import NO_ANSWER, answers_of, epsilon_of_count, logits_of, perturb_all, perturb_batches, sign_ray
+from advjax.evaluate import (
+    NO_ANSWER,
+    answers_of,
+    epsilon_of_count,
+    logits_of,
+    pass_all,
+    perturb_all,
+    perturb_batches,
+    ranks_of,
+    sign_ray,
+    whole_sets,
+)
 
 TRACES = []
 
@@ -68,6 +81,39 @@ def test_logits_and_answers_are_those_of_one_call(digits):
 def test_no_label_is_the_answer_of_logits_that_are_no_numbers():
     broken = from_function(lambda w, x: w + x.mean((1, 2, 3))[:, None] * jnp.float32(jnp.nan), jnp.zeros((1, 3)))
     assert answers_of(broken, np.zeros((2, 2, 2, 1), np.uint8)).tolist() == [NO_ANSWER] * 2
+
+
+def test_an_answer_that_is_no_number_is_wrong_in_any_place():
+    def broken(weights, images):
+        """The logits are the pixels of the image; grey level 255 stands for NaN."""
+        pixels = images.reshape(images.shape[0], -1)
+        return jnp.where(pixels == 1.0, jnp.nan, pixels) * weights
+
+    rows = np.tile(np.arange(8, dtype=np.uint8), (4, 1))
+    rows[1, 7] = 255  # the right class's own logit
+    rows[2, 0] = 255  # another one's
+    rows[3] = 255
+    classifier = from_function(broken, jnp.float32(1.0))
+    assert (ranks_of(classifier, rows.reshape(4, 2, 4, 1), np.full(4, 7), 3) >= 5).tolist() == [False, *[True] * 3]
+    assert ranks_of(classifier, rows[:1].reshape(1, 2, 4, 1), np.array([2])).tolist() == [5]
+    assert ranks_of(classifier, rows[:0].reshape(0, 2, 4, 1), np.zeros(0, int)).shape == (0,)
+
+
+def test_the_score_is_asked_for_the_perturbed_image_against_the_original(monkeypatch):
+    """PASS warps its first image onto its second: the adversarial one onto the original."""
+    asked = []
+
+    def spy(blocks, *, padding):
+        for image, template in blocks:
+            asked.append((len(image), padding))
+            yield types.SimpleNamespace(score=image.mean((1, 2, 3)) + 10 * template.mean((1, 2, 3)))
+
+    monkeypatch.setattr(whole_sets, "pass_scores", spy)
+    perturbed, original = (np.full((4, 3, 5, 1), grey, np.uint8) for grey in (255, 51))
+    np.testing.assert_allclose(pass_all(perturbed, original, batch_size=3), np.full(4, 3.0), rtol=1e-6)
+    assert len(pass_all(perturbed[:0], original[:0], padding="same")) == 0
+    assert pass_all(perturbed[:1], original[:1], batch_size=3, padding="same").shape == (1,)
+    assert asked == [(3, "valid"), (3, "valid"), (3, "same")]  # filled up: one program
 
 
 def test_a_ray_is_the_fast_gradient_sign_at_every_epsilon(digits):

@@ -290,30 +290,14 @@ def test_held_out_images_carry_the_labels_of_the_split_they_are_made_of(heldout_
 def test_scores_compare_each_image_with_the_source_it_is_made_of(store, monkeypatch):
     calls = []
 
-    def spy(perturbed, original, padding, batch):
-        calls.append((perturbed[:, 0, 0, 0].tolist(), original[:, 0, 0, 0].tolist(), padding, batch))
+    def spy(perturbed, original, *, batch_size, padding="valid"):
+        calls.append((perturbed[:, 0, 0, 0].tolist(), original[:, 0, 0, 0].tolist(), padding, batch_size))
         return np.array([len(calls) - 1])
 
-    monkeypatch.setattr(run, "score_pairs", spy)
+    monkeypatch.setattr(run, "pass_all", spy)
     run.score_type(store.read, "attack/heldout/1/HC-1", TEST, 2, 1, 3)
     mark = 200 + list(ATTACKS).index("HC-1")
     assert calls == [([mark, mark], [102, 103], "valid", 3), ([mark], [102], "same", 3)]
-
-
-def test_the_score_is_asked_for_the_perturbed_image_against_the_original(monkeypatch):
-    """PASS warps its first image onto its second: the adversarial one onto the original."""
-    asked = []
-
-    def spy(blocks, *, padding):
-        for image, template in blocks:
-            asked.append((len(image), padding))
-            yield types.SimpleNamespace(score=image.mean((1, 2, 3)) + 10 * template.mean((1, 2, 3)))
-
-    monkeypatch.setattr(run, "pass_scores", spy)
-    perturbed, original = (np.full((4, 3, 5, 1), grey, np.uint8) for grey in (255, 51))
-    np.testing.assert_allclose(run.score_pairs(perturbed, original, "valid", 3), np.full(4, 3.0), rtol=1e-6)
-    assert len(run.score_pairs(perturbed[:0], original[:0], "same", 3)) == 0
-    assert asked == [(3, "valid"), (3, "valid")]  # filled up: one program
 
 
 def test_bands_that_are_too_small_are_named_with_what_they_have(store):
@@ -327,7 +311,7 @@ def test_bands_that_are_too_small_are_named_with_what_they_have(store):
 def test_figures_name_the_padding_of_pass_and_the_bands_that_are_left_out(store):
     found = [
         Row("hard_positives", "digits/train", BASIC, base, kind, None, name, 3, 0.5 + base)
-        for kind in ("FGS", *study._FARTHER_TYPES)
+        for kind in ("FGS", *study.FARTHER_TYPES)
         for base in range(2)
         for name in ("pass_valid", "l2_per_pixel", "linf")
     ]

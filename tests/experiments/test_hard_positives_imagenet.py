@@ -283,14 +283,12 @@ def attacked(monkeypatch):
         found = {"image": image, "success": success, "prediction": level, "l2": sizes, "linf": sizes}
         return Perturbation(**{**dict.fromkeys(field.name for field in dataclasses.fields(Perturbation)), **found})
 
-    def scores(blocks):
-        for pair in blocks:
-            perturbed, original = (np.round(np.asarray(image)[:, 0, 0, 0] * 255) for image in pair)
-            scored.append((perturbed.tolist(), original.tolist()))
-            yield types.SimpleNamespace(score=np.where(perturbed < 104.5, 0.9, 0.1))
+    def scores(perturbed, original, *, batch_size):
+        scored.append((perturbed[:, 0, 0, 0], original[:, 0, 0, 0], batch_size))
+        return np.where(scored[-1][0] < 104.5, 0.9, 0.1)
 
     monkeypatch.setattr(stages_of, "perturb", spy)
-    monkeypatch.setattr(stages_of, "pass_scores", scores)
+    monkeypatch.setattr(stages_of, "pass_all", scores)
     chosen = {"row": np.array([3, 1, 0]), "label": np.array([5, 6, 7], np.int32)}
     found = attack_photographs(
         Greys(), crop_of(SMALL), chosen, "network", np.arange(3), 4, COMPARED, 3, "abs", threshold=0.5
@@ -318,29 +316,20 @@ def test_photographs_are_kept_where_a_hot_cold_type_of_enough_pass_fooled_the_ne
 
 def test_photographs_too_are_scored_perturbed_against_original(attacked):
     """PASS warps its first image onto its second: the adversarial one onto the photograph that it is made of."""
-    *_, scored = attacked
-    assert [len(perturbed) for perturbed, _ in scored] == [4, 4, 4, 3]
-    perturbed, original = (np.concatenate(levels) for levels in zip(*scored, strict=True))
+    *_, ((perturbed, original, size),) = attacked
     np.testing.assert_array_equal(perturbed, np.repeat([101, 102, 103, 104, 105], 3))
     np.testing.assert_array_equal(original, np.tile([30, 10, 0], 5))
+    assert size == 4
 
 
-def test_an_answer_that_is_no_number_is_wrong_in_any_place():
-    def broken(weights, images):
-        """The logits are the pixels of the image; grey level 255 stands for NaN."""
-        pixels = images.reshape(images.shape[0], -1)
-        return jnp.where(pixels == 1.0, jnp.nan, pixels) * weights
-
-    rows = np.tile(np.arange(8, dtype=np.uint8), (5, 1))
-    rows[1, 7] = 255  # the right class's own logit
-    rows[2, 0] = 255  # another one's
-    rows[3] = 255
-    labels, images = np.array([7, 7, 7, 7, 1]), rows.reshape(5, 2, 4, 1)
-    parts = [("crops", images, labels), ("positives", images[:0], labels[:0]), ("crops", images[:1], labels[:1])]
-    found = judge(from_function(broken, jnp.float32(1.0)), lambda: iter(parts))
-    # By image, how many classes are above the right one: more than any top-k allows where a logit is no number.
-    assert found["crops"].tolist() == [0, 1000, 1000, 1000, 6, 0]
-    assert found["positives"].tolist() == []
+def test_a_set_of_several_parts_is_judged_image_by_image():
+    rows = np.tile(np.arange(8, dtype=np.uint8), (2, 1)).reshape(2, 2, 4, 1)
+    labels, classifier = np.array([7, 1]), from_function(lambda w, x: x.reshape(len(x), -1) * w, jnp.float32(1.0))
+    parts = [("crops", rows, labels), ("positives", rows[:0], labels[:0]), ("crops", rows[:1], labels[:1])]
+    found = judge(classifier, lambda: iter(parts))
+    # By image, how many classes are above the right one.
+    assert found["crops"].tolist() == [0, 6, 0]
+    assert found["positives"].shape == (0,)
 
 
 def test_a_network_is_judged_by_other_crops_unless_there_are_validation_images(folder):

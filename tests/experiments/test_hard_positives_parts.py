@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from advjax.data import load as load_set
 from advjax.training import Trainer, train_step
+from experiments.hard_positives.claims import Errors, claims, verdicts
 from experiments.hard_positives.config import ATTACKS, BASIC, HELD_OUT_TYPES, INFIMNIST, PRESETS, ROWS, Config
 from experiments.hard_positives.run import (
     OPTIMIZER,
@@ -21,7 +22,7 @@ from experiments.hard_positives.run import (
     train_bases,
     train_infimnist,
 )
-from experiments.hard_positives.study import SCHEDULE, Errors, claims, schedule, table1, verdicts
+from experiments.hard_positives.study import SCHEDULE, schedule, table1
 from experiments.networks import restored, weights
 from experiments.store import open_store
 from experiments.study import Row

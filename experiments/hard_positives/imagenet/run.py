@@ -14,13 +14,12 @@ from flax import nnx
 from advjax.attacks import Attack, Perturbation, fgs, fgv, hot_cold, perturb
 from advjax.classifier import Classifier
 from advjax.data import CenterCrop, ImageSet, RandomCrop, Stream, batches, filled, image_folder, imagenet, to_float
-from advjax.evaluate import NO_ANSWER, answers_of, logits_of
+from advjax.evaluate import NO_ANSWER, answers_of, pass_all, ranks_of
 from advjax.fingerprint import file_digest
 from advjax.models.googlenet import quick_solver
 from advjax.models.registry import NETWORKS, Network
 from advjax.models.resnet import ResNet
 from advjax.models.weights import load_weights
-from advjax.scores import pass_scores
 from advjax.training import Trainer, create, train_step, with_heads
 from experiments.config import check_fields
 from experiments.networks import classifier_of, key_of, restored_model, train, weights
@@ -38,7 +37,6 @@ _OUTPUTS = 1000  # of every published ImageNet network
 _STATISTICS = 16  # photographs whose statistics the batch norms of a network that is never trained take
 _BLOCK = 64  # photographs decoded and classified at once
 _BLOCKS_A_CHECKPOINT = 20
-_WRONG = 1000  # more classes above the right one than any top-k allows
 _GOLDFISH = ("goldfish", "n01443537")
 
 
@@ -330,9 +328,7 @@ def attack_photographs(
     parts += [_columns(hot, len(COMPARED) + member, batch, member) for member in range(ranks)]
     pairs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     perturbed = pairs.pop("image")
-    both = (np.asarray(to_float(array)) for array in (perturbed, np.tile(pixels, (len(parts), 1, 1, 1))))
-    blocks = zip(*(np.split(array, range(size, len(array), size)) for array in both), strict=True)
-    pairs["score"] = np.concatenate([np.asarray(result.score) for result in pass_scores(blocks)])
+    pairs["score"] = pass_all(perturbed, np.tile(pixels, (len(parts), 1, 1, 1)), batch_size=size)
     kept = pairs["success"] & (pairs["score"] > threshold) & (pairs["kind"] >= len(COMPARED))
     record, shown = (np.flatnonzero(rows).astype(np.int32) for rows in (kept, pairs["source"] == 0))
     chosen_images = {"image": perturbed[record], "record": record, "shown": perturbed[shown], "shown_record": shown}
@@ -423,9 +419,5 @@ def judge(classifier: Classifier, sets: Callable[[], Iterator[tuple[str, np.ndar
     """By set, int32 [n]: how many classes have a larger logit than the right one; a logit that is no number: all."""
     found: dict[str, list[np.ndarray]] = {}
     for name, pixels, labels in sets():
-        logits = logits_of(classifier, pixels, _BLOCK) if len(pixels) else np.zeros((0, 2), np.float32)
-        own = np.take_along_axis(logits, labels[:, None], 1)
-        # Not `logits > own` alone: a logit that is no number is below no other, and would make every answer right.
-        above = np.where(np.isnan(logits).any(1), _WRONG, (logits > own).sum(1))
-        found.setdefault(name, []).append(above.astype(np.int32))
+        found.setdefault(name, []).append(ranks_of(classifier, pixels, labels, _BLOCK))
     return {name: np.concatenate(parts) for name, parts in found.items()}
