@@ -17,7 +17,7 @@ from PIL import Image
 from advjax.attacks import Perturbation, fgs, fgv, hot_cold
 from advjax.classifier import from_function
 from advjax.data import CenterCrop, Stream, image_folder
-from advjax.evaluate import answers_of
+from advjax.evaluate import answers_of, logits_of
 from advjax.models.registry import Network
 from advjax.models.resnet import ResNet
 from advjax.models.weights import WeightsError
@@ -464,7 +464,7 @@ def test_a_study_of_attacks_gets_the_networks_before_and_after(finished, folder)
     pixels = data.images.take(chosen["row"]).in_memory(crop_of(SMALL)).images
     np.testing.assert_array_equal(answers_of(networks["base"], pixels, 8), chosen["label"])
     positives = store.read("attack/00000", "image")["image"][:8]
-    base, tuned = (stages_of.logits_of(networks[name], positives, 8) for name in networks)
+    base, tuned = (logits_of(networks[name], positives, 8) for name in networks)
     assert np.abs(base - tuned).max() > 1e-3
 
 
