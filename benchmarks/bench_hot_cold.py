@@ -13,10 +13,10 @@ import numpy as np
 
 from advjax import hot_cold, perturb
 from advjax.data import load, to_float
+from advjax.environment import hardware, versions
 from advjax.training import Resident, Trainer, predict, train_step
 from experiments.hard_positives.run import OPTIMIZER, fresh, of_states
 from experiments.networks import key_of
-from experiments.store import hardware, versions
 
 REPEATS = 3
 

@@ -17,9 +17,9 @@ import numpy as np
 import optax
 
 from advjax.attacks import steepest
+from advjax.environment import hardware, versions
 from advjax.models import LeNet
 from advjax.training import Resident, Trainer, TrainState, ensemble, train_step
-from experiments.store import hardware, versions
 
 NETWORKS = 9
 BLOCK = 100

@@ -5,16 +5,13 @@ import datetime
 import json
 import os
 import pathlib
-import platform
 import time
 from collections.abc import Callable
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
-import advjax
+from advjax.environment import hardware, versions
 from advjax.files import write_text, write_whole
 from advjax.fingerprint import differences, fingerprint
 from advjax.lock import FolderInUseError, FolderLock
@@ -23,7 +20,7 @@ from experiments.provenance import commit
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Arrays", "Store", "finished_stages", "hardware", "open_store", "versions"]
+__all__ = ["Arrays", "Store", "finished_stages", "open_store"]
 
 Arrays = dict[str, np.ndarray]
 
@@ -167,23 +164,3 @@ def _markers(root: pathlib.Path) -> dict[str, dict[str, Any]]:
 
 def _now() -> str:
     return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-
-
-def hardware() -> dict[str, Any]:
-    """The processor, the cores this process may use, and JAX's devices."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    devices = [f"{device.platform}: {device.device_kind}" for device in jax.devices()]
-    return {"processor": _processor(), "cores": cores, "devices": devices}
-
-
-def _processor() -> str:
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def versions() -> dict[str, str]:
-    """The versions of everything that a result depends on."""
-    found = {package: metadata.version(package) for package in ("jax", "jaxlib", "flax", "optax", "dm-pix", "numpy")}
-    return {"advjax": advjax.__version__, "python": platform.python_version(), **found}

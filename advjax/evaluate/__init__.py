@@ -7,6 +7,7 @@ from advjax.evaluate.matrix import evaluate
 from advjax.evaluate.minimal import MinimalEpsilon, minimal_epsilon
 from advjax.evaluate.ray import epsilon_of_count, sign_ray
 from advjax.evaluate.report import Report
+from advjax.evaluate.shares import Share, better_or_worse, clearly_apart
 from advjax.evaluate.sweep import Sweep, accuracy_epsilon_figure, sweep
 from advjax.evaluate.whole_sets import (
     NO_ANSWER,
@@ -23,7 +24,7 @@ __all__ = [
     "sweep", "Sweep", "accuracy_epsilon_figure",
     "minimal_epsilon", "MinimalEpsilon",
     "health_check", "HealthWarning",
-    "Accuracy", "wilson", "sign_test",
+    "Accuracy", "wilson", "sign_test", "Share", "clearly_apart", "better_or_worse",
     "logits_of", "answers_of", "NO_ANSWER", "ranks_of", "perturb_all", "perturb_batches", "pass_all",
     "sign_ray", "epsilon_of_count",
 ]  # fmt: skip

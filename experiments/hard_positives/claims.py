@@ -4,12 +4,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from advjax.evaluate import Share, better_or_worse, clearly_apart
 from experiments.hard_positives.config import BASIC, INFIMNIST, ROWS, Config
 from experiments.hard_positives.run import PASS
 from experiments.page import mean_std
 from experiments.store import Arrays
 from experiments.study import Row
-from experiments.verdicts import HOLDS, IN_PART, NO_VERDICT, NOT_RUN, Share, better_or_worse, clearly_apart, line
+from experiments.verdicts import HOLDS, IN_PART, NO_VERDICT, NOT_RUN, line
 
 __all__ = ["FARTHER_TYPES", "Errors", "by_base", "claims", "verdicts"]
 

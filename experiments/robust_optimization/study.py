@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from advjax.data import Standardized
+from advjax.evaluate import Share, better_or_worse
 from advjax.evaluate.whole_sets import pixels
 from advjax.plots import line_figure, pair_figure
 from experiments.page import Page, data_name, markdown, percent, stand_in
 from experiments.robust_optimization.run import PRESETS, Config, Data, classifiers, load, radii_of, stages
 from experiments.store import Arrays
 from experiments.study import Read, Row, Study, accuracy_row, pivot
-from experiments.verdicts import NO_VERDICT, Share, better_or_worse, line, listed
+from experiments.verdicts import NO_VERDICT, line, listed
 
 __all__ = ["STUDY"]
 

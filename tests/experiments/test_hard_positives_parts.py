@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advjax.data import load as load_set
+from advjax.evaluate import Share
 from advjax.training import Trainer, train_step
 from experiments.hard_positives.claims import Errors, claims, verdicts
 from experiments.hard_positives.config import ATTACKS, BASIC, HELD_OUT_TYPES, INFIMNIST, PRESETS, ROWS, Config
@@ -26,7 +27,6 @@ from experiments.hard_positives.study import SCHEDULE, schedule, table1
 from experiments.networks import restored, weights
 from experiments.store import open_store
 from experiments.study import Row
-from experiments.verdicts import Share
 
 TINY = Config(preset="tiny", data="digits", train_sources=600, heldout_sources=300, bases=3, heldout_per_type=10)
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from experiments.verdicts import SAMPLING, Share, better_or_worse, clearly_apart, line
+from advjax.evaluate import Share, better_or_worse, clearly_apart
+from experiments.verdicts import SAMPLING, line
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 40))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from advjax.evaluate import Share, better_or_worse
 from advjax.plots import image_figure, line_figure
 from experiments.hard_positives.imagenet.run import (
     COMPARED,
@@ -26,7 +27,6 @@ from experiments.hard_positives.imagenet.run import (
 )
 from experiments.page import Page, markdown, percent
 from experiments.study import Read, Row, Study
-from experiments.verdicts import Share, better_or_worse
 
 __all__ = ["STUDY"]
 
