@@ -27,7 +27,6 @@ def _processor() -> str:
 
 def versions() -> dict[str, str]:
     """The versions of everything that a result depends on."""
-    import advjax  # here, as the package is above its parts
-
-    found = {package: metadata.version(package) for package in ("jax", "jaxlib", "flax", "optax", "dm-pix", "numpy")}
-    return {"advjax": advjax.__version__, "python": platform.python_version(), **found}
+    packages = ("jax", "jaxlib", "flax", "optax", "dm-pix", "numpy")
+    found = {package: metadata.version(package) for package in packages}
+    return {"advjax": metadata.version("advjax"), "python": platform.python_version(), **found}
