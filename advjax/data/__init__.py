@@ -6,6 +6,7 @@ from advjax.data.digits import load_digits
 from advjax.data.image_folder import image_folder
 from advjax.data.images import ImageSet
 from advjax.data.infimnist import InfimnistLike, calibrate, infimnist_like, misclassified_share
+from advjax.data.mixture import Mixture
 from advjax.data.originals import data_read, digest
 from advjax.data.pipeline import Resident
 from advjax.data.rows import batches, filled
@@ -22,6 +23,7 @@ __all__ = [
     "data_read",
     "digest",
     "ImageSet",
+    "Mixture",
     "imagenet",
     "image_folder",
     "CenterCrop",

@@ -16,7 +16,7 @@ from PIL import Image
 
 from advjax.attacks import Perturbation, fgs, fgv, hot_cold
 from advjax.classifier import from_function
-from advjax.data import CenterCrop, Stream, image_folder
+from advjax.data import CenterCrop, Mixture, Stream, image_folder
 from advjax.evaluate import answers_of, logits_of
 from advjax.models.registry import Network
 from advjax.models.resnet import ResNet
@@ -28,7 +28,6 @@ from experiments.hard_positives.imagenet.run import (
     COMPARED,
     PRESETS,
     Config,
-    Mixture,
     Photographs,
     attack_photographs,
     crop_of,
@@ -378,7 +377,7 @@ def test_a_run_hands_each_stage_its_own_data(base_steps, folder, monkeypatch):
         assert arguments[5:] == (2, compared, 3, cold, 0.3)
     model, (pool, batch), steps, name = tuned[-1]
     assert (model, batch, steps, name) == ("model base", 8, 4, "tuned")
-    assert pool.positive_labels.tolist() == [2, 0]
+    assert pool.image_labels.tolist() == [2, 0]
     # Of a network that learnt nothing only the answers to the attacked photographs are known.
     labels = None if base_steps else [1, 2, 0]
     assert len(pool.photographs) == (12 if base_steps else 3)

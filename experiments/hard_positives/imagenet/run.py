@@ -13,7 +13,18 @@ from flax import nnx
 
 from advjax.attacks import Attack, Perturbation, fgs, fgv, hot_cold, perturb
 from advjax.classifier import Classifier
-from advjax.data import CenterCrop, ImageSet, RandomCrop, Stream, batches, filled, image_folder, imagenet, to_float
+from advjax.data import (
+    CenterCrop,
+    ImageSet,
+    Mixture,
+    RandomCrop,
+    Stream,
+    batches,
+    filled,
+    image_folder,
+    imagenet,
+    to_float,
+)
 from advjax.evaluate import NO_ANSWER, answers_of, pass_all, ranks_of
 from advjax.fingerprint import file_digest
 from advjax.models.googlenet import quick_solver
@@ -355,34 +366,6 @@ def kept_of(read: Read, attacked: int) -> tuple[np.ndarray, np.ndarray]:
     parts = [read(f"attack/{number:05d}", "image", "record", "source") for number in range(attacked)]
     sources = [part["source"][part["record"]] for part in parts]
     return np.concatenate([part["image"] for part in parts]), np.concatenate(sources)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Mixture:
-    """Center crops of photographs, then hard positives: a source for `Stream`.
-
-    Attributes:
-        photographs: the clean images.
-        crop: how they become inputs.
-        labels: int32, of the photographs; None: their own.
-        positives, positive_labels: uint8 [M, H, W, 3] and int32 [M].
-    """
-
-    photographs: ImageSet
-    crop: CenterCrop
-    labels: np.ndarray | None
-    positives: np.ndarray
-    positive_labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.photographs) + len(self.positives)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        clean = len(self.photographs)
-        if index >= clean:
-            return {"image": self.positives[index - clean], "label": self.positive_labels[index - clean]}
-        example = self.crop(self.photographs[index])
-        return {"image": example["image"], "label": example["label"] if self.labels is None else self.labels[index]}
 
 
 def asked(
