@@ -1,6 +1,7 @@
 """Configurations: frozen dataclasses that check their fields, are changed by `--set`, and explained by `--help`."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -11,7 +12,7 @@ C = TypeVar("C")
 
 
 def check_fields(config: Any, at_least: Mapping[str, int] | None = None) -> None:
-    """Checks what the types of a dataclass's fields say: a `Literal` is one of its values, an int is 1 or more.
+    """Checks what the types of a dataclass's fields say: one of a `Literal`'s values, ints of 1 or more, finite floats.
 
     Args:
         config: the dataclass.
@@ -35,6 +36,9 @@ def check_fields(config: Any, at_least: Mapping[str, int] | None = None) -> None
         least = (at_least or {}).get(name, 1)
         if kind is int and content < least:
             raise ValueError(f"{name} must be at least {least}, got {content}")
+        numbers = content if kind == tuple[float, ...] else (content,) if kind is float else ()
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError(f"{name} must be finite, got {content}")
 
 
 def with_settings(config: C, settings: Iterable[str]) -> C:

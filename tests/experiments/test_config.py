@@ -88,6 +88,9 @@ def test_settings_are_read_as_people_write_them():
         ("mode=both", r"mode must be one of \('eval', 'train'\), got 'both'"),
         ("neighbors=6", r"neighbors must be one of \(4, 8\), got '6'"),
         ("radii=1,wide", "radii must be float, got 'wide'"),
+        ("rate=nan", "rate must be finite, got nan"),
+        ("rate=-inf", "rate must be finite, got -inf"),
+        ("radii=1,inf", r"radii must be finite, got \(1.0, inf\)"),
     ],
 )
 def test_a_setting_is_refused_by_its_name(setting, message):
