@@ -2,6 +2,7 @@
 
     python -m experiments hard_positives --preset quick   # scikit-learn's digits: minutes on two cores
     python -m experiments hard_positives --preset cpu     # MNIST, one base network: about an hour on two cores
+    python -m experiments hard_positives --preset cpu3    # MNIST, three base networks: three to four hours of two cores
     python -m experiments hard_positives --preset paper   # MNIST, the whole experiment: one GPU
 
 Expected of `paper`: clean error from 0.937 % (base) to 0.673 % (HC-D-9-1.05), adversarial error from 64.21 to 14.85 %.
@@ -17,7 +18,7 @@ import numpy as np
 from advjax.attacks.searches import Boundary
 from advjax.plots import error_figure, histogram_figure, metric_figure, perturbation_figure
 from experiments.hard_positives.claims import FARTHER_TYPES, Errors, by_base, claims, verdicts
-from experiments.hard_positives.config import BASIC, HELD_OUT_TYPES, INFIMNIST, PRESETS, ROWS, Config
+from experiments.hard_positives.config import BASIC, FIGURE4, HELD_OUT_TYPES, INFIMNIST, PRESETS, ROWS, Config
 from experiments.hard_positives.run import (
     PASS,
     Data,
@@ -250,20 +251,11 @@ def fig2(data: Data, read: Read) -> Any:
 
 def fig4(config: Config, read: Read) -> Any:
     """PASS by training set. Counts, not densities: they show how many more images the hot/cold types give."""
-    families: dict[str, tuple[str, ...]] = {
-        "FGS": ("FGS",),
-        "FGV": ("FGV",),
-        "HC-D-1": ("HC-1",),
-        "HC-S-1": ("HC-S-1",),
-    }
-    families |= {name: ROWS[name].types for name in ("HC-D-5", "HC-S-5", "HC-D-9", _BEST)}
     scores, counts = {}, {}
-    for name, kinds in families.items():
-        if not set(config.training_types).issuperset(kinds):
-            continue
+    for name in config.figure4:
         parts, factors = [], []
         for base in range(config.bases):
-            for kind in kinds:
+            for kind in FIGURE4[name]:
                 part = read(f"score/train/{base}/{kind}", "valid")["valid"]
                 images = len(read(f"attack/train/{base}/{kind}", "source")["source"])
                 parts.append(part)

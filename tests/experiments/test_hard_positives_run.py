@@ -25,6 +25,7 @@ MICRO = Config(
     base_iterations=60,
     finetune_iterations=10,
     rows=("HC-D-9", "FGV", BASIC),
+    figure4=("FGS", "HC-D-1", "HC-S-1", "HC-D-9"),
     unmixed_rows=("FGV",),
     train_sources=24,
     heldout_sources=24,
