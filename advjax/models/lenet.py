@@ -55,15 +55,17 @@ class LeNet(nnx.Module):
         return tap("penultimate", self.dense2(x))
 
     def checkpoint_names(self, kind: str) -> list[Names]:
-        """The names in Caffe's lenet_iter_10000.caffemodel, whose ip1 reads the features channels first."""
-        if kind != "caffe":
-            return []
+        """The names in Caffe's lenet_iter_10000.caffemodel, whose ip1 reads the features channels first.
+
+        Its layers converted to PyTorch's layout are called conv1.weight, conv1.bias, ..., ip2.bias.
+        """
         layers = {"conv1": "conv1", "conv2": "conv2", "dense1": "ip1", "dense2": "ip2"}
+        ends = {"caffe": ("[0]", "[1]"), "torch": (".weight", ".bias")}[kind]
         return [
             {
-                f"{ours}/{leaf}": Source(f"{theirs}[{blob}]", (50, 4, 4) if (ours, blob) == ("dense1", 0) else None)
+                f"{ours}/{leaf}": Source(theirs + end, (50, 4, 4) if (ours, leaf) == ("dense1", "kernel") else None)
                 for ours, theirs in layers.items()
-                for blob, leaf in enumerate(("kernel", "bias"))
+                for leaf, end in zip(("kernel", "bias"), ends, strict=True)
             }
         ]
 

@@ -12,7 +12,14 @@ import numpy as np
 from flax import nnx
 
 from advjax.models.checkpoint_names import Names, Published, Source, plain_names, weight_paths
-from advjax.models.readers import WeightsError, read_caffemodel, read_safetensors, read_torch, write_safetensors
+from advjax.models.readers import (
+    WeightsError,
+    read_caffemodel,
+    read_npz,
+    read_safetensors,
+    read_torch,
+    write_safetensors,
+)
 
 __all__ = ["WeightsError", "load", "load_weights", "save"]
 
@@ -22,6 +29,7 @@ Tensors = Mapping[str, np.ndarray]
 
 _OTHERS: dict[str, tuple[str, Callable[[Path], dict[str, np.ndarray]]]] = {
     ".safetensors": ("torch", read_safetensors),
+    ".npz": ("torch", read_npz),
     ".caffemodel": ("caffe", read_caffemodel),
 }
 _OF_TORCH = (".pth", ".pt", ".bin", ".ckpt", ".th", ".tar")
@@ -38,6 +46,7 @@ def load_weights(model: M, path: str | Path, *, entry: str | None = None, drop: 
     - `.safetensors` and `.pth`, `.pt`, `.bin`, `.ckpt`, `.th`, `.pth.tar`: state_dicts of torchvision and timm, also
       inside the dictionary of a training program (`{"state_dict": ..., "optimizer": ...}`, `{"model": ...}`), and with
       what wrappers put into their names: "module.", "_orig_mod." and any beginning of all names, as "model.";
+    - `.npz`: the same names and layouts as NumPy arrays, also Caffe's LeNet by the names of its layers;
     - `.caffemodel`, of both formats: BVLC's LeNet and GoogLeNet, and into networks made with `caffe=True` VGG-16,
       ResNet-50, -101 and -152, DenseNet-169, SE-ResNet-50 and SENet-154 as their authors published them.
 
@@ -140,7 +149,7 @@ def _kind(path: Path) -> str:
 
 
 def _no_spelling(model: Published, path: Path) -> str:
-    name, kinds = type(model).__name__, {"torch": ".safetensors or .pth", "caffe": ".caffemodel"}
+    name, kinds = type(model).__name__, {"torch": ".safetensors, .npz or .pth", "caffe": ".caffemodel"}
     read = [suffixes for kind, suffixes in kinds.items() if model.checkpoint_names(kind)]
     only = f", only {' and '.join(read)}" if read else ""
     caffe = getattr(model, "caffe", None)

@@ -144,10 +144,10 @@ def test_missing_left_over_and_misshapen_tensors_are_listed(small, tmp_path):
 def test_a_missing_file_a_strange_suffix_and_a_strange_model(small, tmp_path):
     with pytest.raises(FileNotFoundError):
         load_weights(small, tmp_path / "none.pth")
-    with pytest.raises(WeightsError, match=r"path must end in one of \.safetensors, .*, got weights\.npz"):
-        load_weights(small, tmp_path / "weights.npz")
+    with pytest.raises(WeightsError, match=r"path must end in one of \.safetensors, .*, got weights\.npy"):
+        load_weights(small, tmp_path / "weights.npy")
     with pytest.raises(
-        WeightsError, match=r"Small with these options reads no \.caffemodel files, only \.safetensors or"
+        WeightsError, match=r"Small with these options reads no \.caffemodel files, only \.safetensors, \.npz or"
     ):
         load_weights(small, tmp_path / "weights.caffemodel")
     with pytest.raises(TypeError, match="model must be a network that checkpoints are published for, got Linear"):
@@ -436,14 +436,19 @@ def test_caffemodels_of_protobuf_are_read(tmp_path, rng, options):
     np.testing.assert_array_equal(read["ip/1[0]"], layers["ip/1"][0])
 
 
-def test_lenet_from_a_caffemodel_equals_numpy(tmp_path, rng):
+@pytest.mark.parametrize("file", ["lenet.caffemodel", "lenet.npz"])
+def test_lenet_from_caffes_layers_equals_numpy(tmp_path, rng, file):
     shapes = {"conv1": (20, 1, 5, 5), "conv2": (50, 20, 5, 5), "ip1": (500, 800), "ip2": (10, 500)}
     layers = {
         name: [rng.normal(0, 0.05, shape).astype(np.float32), rng.normal(0, 0.05, shape[0]).astype(np.float32)]
         for name, shape in shapes.items()
     }
     (tmp_path / "lenet.caffemodel").write_bytes(caffemodel(layers))
-    model = load_weights(LeNet(rngs=nnx.Rngs(0)), tmp_path / "lenet.caffemodel")
+    blobs = {
+        f"{name}.{end}": own for name, both in layers.items() for end, own in zip(("weight", "bias"), both, strict=True)
+    }
+    np.savez(tmp_path / "lenet.npz", **blobs)
+    model = load_weights(LeNet(rngs=nnx.Rngs(0)), tmp_path / file)
     images = rng.uniform(0, 1, (2, 28, 28, 1)).astype(np.float32)
 
     x = np.float64(images).transpose(0, 3, 1, 2) * 255 / 256

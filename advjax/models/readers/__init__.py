@@ -2,7 +2,8 @@
 
 from advjax.models.readers.caffemodel import read_caffemodel
 from advjax.models.readers.errors import WeightsError
+from advjax.models.readers.npz import read_npz
 from advjax.models.readers.safetensors import read_safetensors, write_safetensors
 from advjax.models.readers.torch_file import read_torch
 
-__all__ = ["WeightsError", "read_caffemodel", "read_safetensors", "read_torch", "write_safetensors"]
+__all__ = ["WeightsError", "read_caffemodel", "read_npz", "read_safetensors", "read_torch", "write_safetensors"]

@@ -11,7 +11,14 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advjax.models.readers import WeightsError, read_caffemodel, read_safetensors, read_torch, write_safetensors
+from advjax.models.readers import (
+    WeightsError,
+    read_caffemodel,
+    read_npz,
+    read_safetensors,
+    read_torch,
+    write_safetensors,
+)
 from advjax.models.readers.pickled import read_pickle
 from advjax.models.resnet import ResNet
 from advjax.models.weights import load_weights
@@ -315,13 +322,32 @@ def test_hostile_caffemodels_are_refused(tmp_path, content, match):
         read_caffemodel(tmp_path / "net.caffemodel")
 
 
+def test_hostile_npz_are_refused(tmp_path):
+    canary, path = tmp_path / "canary", tmp_path / "weights.npz"
+    np.savez(path, x=np.array([_Command(os.system, f"touch {canary}")], object))
+    with pytest.raises(WeightsError, match="Object arrays cannot be loaded"):
+        read_npz(path)
+    assert not canary.exists()
+    np.savez_compressed(path, x=np.zeros(10**6, np.float32))
+    with pytest.raises(WeightsError, match="refused: the arrays claim 4000128 bytes, the file has"):
+        read_npz(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", b"")
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("x.npy", b"")
+    with pytest.raises(WeightsError, match="two entries of the zip archive have one name"):
+        read_npz(path)
+
+
 def _honest_files(folder):
     write_safetensors(folder / "a.safetensors", files.arrays())
     files.write_state(folder / "a.pth", files.arrays())
     files.write_state(folder / "b.pth", files.arrays(), legacy=True)
     layers = {"fc": list(files.arrays().values())}
     (folder / "a.caffemodel").write_bytes(caffemodel(layers))
-    readers = {".safetensors": read_safetensors, ".pth": read_torch, ".caffemodel": read_caffemodel}
+    np.savez(folder / "a.npz", **files.arrays())
+    np.savez_compressed(folder / "b.npz", **files.arrays())
+    readers = {".safetensors": read_safetensors, ".pth": read_torch, ".caffemodel": read_caffemodel, ".npz": read_npz}
     return [(readers[path.suffix], path.read_bytes()) for path in sorted(folder.iterdir())]
 
 
@@ -330,7 +356,7 @@ def honest(tmp_path_factory):
     return _honest_files(tmp_path_factory.mktemp("honest"))
 
 
-@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("which", range(6))
 def test_every_truncation_is_refused(honest, tmp_path, which):
     read, content = honest[which]
     path = tmp_path / "cut"
@@ -342,7 +368,7 @@ def test_every_truncation_is_refused(honest, tmp_path, which):
             read(path)
 
 
-@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("which", range(6))
 def test_flipped_bytes_are_refused_or_read(honest, tmp_path_factory, which):
     read, content = honest[which]
     path = tmp_path_factory.mktemp("flipped") / "flipped"
