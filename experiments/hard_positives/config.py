@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, Literal, NamedTuple
 
 from advjax.attacks import fgs, fgv, hard_positive, hot_cold, hot_cold_sign
-from experiments.config import check_fields
+from experiments.config import Settings, presets, setting
 
 __all__ = [
     "ATTACKS",
@@ -71,7 +71,7 @@ FIGURE4 = {
     "HC-D-9-1.10": tuple(f"HC-{k}x1.10" for k in _RANKS),
 }
 # Those that most rows of Table 1 need anyway.
-_SOME_OF_FIGURE4 = ("FGS", "FGV", "HC-D-1", "HC-S-1", "HC-D-5", "HC-D-9", "HC-D-9-1.05")
+_SOME_OF_FIGURE4 = "FGS,FGV,HC-D-1,HC-S-1,HC-D-5,HC-D-9,HC-D-9-1.05"
 
 # Fig. 6, "trained using generated hard positives with different ranges of PASS": the adversarial images of HC-D-9.
 BAND_TYPES = ROWS["HC-D-9"].types
@@ -79,71 +79,40 @@ Band = tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """One run. The defaults are the preset `paper`.
+class Config(Settings):
+    """One run. The defaults are the preset `paper`."""
 
-    Attributes:
-        preset: the name it started from.
-        data: digits are scikit-learn's (not MNIST, and never called so).
-        seed: decides every draw of the run.
-        bases: base networks, each of its own initial weights and order.
-        orders: fine-tuned networks for each base, each of its own order of the data.
-        batch_size: images a step.
-        base_iterations: steps of a base network.
-        finetune_iterations: steps of fine-tuning, with a fresh solver.
-        rows: the rows of Table 1 to compute.
-        figure4: the sets of types that Fig. 4 shows.
-        unmixed_rows: those to compute once more with `mix_clean` reversed.
-        mix_clean: fine-tune on adversarial and all clean training images in one pool, or on the former alone.
-        train_sources: training images whose perturbations may be trained on.
-        heldout_sources: others, whose perturbations are held out.
-        heldout_source: the split that those others come from.
-        heldout_per_type: held-out images of each of the 14 types, in equal parts from each base.
-        cap_per_type: at most so many training images of a type from a base (the paper's count of FGV images).
-        bands: edges of Fig. 6's bands of PASS; no edges, no Fig. 6.
-        band_minimum: a band with fewer images of some base is left out.
-        band_iterations: steps of fine-tuning for a band.
-        infimnist_images: images of the InfiMNIST-like set.
-        infimnist_iterations: steps of its networks, which start anew.
-        infimnist_share: share of it that base network 0 gets wrong, which sets its amplitude.
-        pass_per_type: at most so many images of a type and base are scored by PASS (and open to the bands).
-        same_per_type: so many of them also with the "same" padding of SSIM.
-        attack_batch: images attacked at once.
-        score_batch: pairs scored at once.
-        block: training steps in one call.
-    """
-
-    preset: str
-    data: Literal["mnist", "digits"] = "mnist"
-    seed: int = 0
-    bases: int = 3
-    orders: int = 3
-    batch_size: int = 64
-    base_iterations: int = 10_000
-    finetune_iterations: int = 20_000
-    rows: tuple[str, ...] = tuple(ROWS)
-    figure4: tuple[str, ...] = tuple(FIGURE4)
-    unmixed_rows: tuple[str, ...] = ("HC-D-9-1.05", "FGV")
-    mix_clean: bool = True
-    train_sources: int = 40_000
-    heldout_sources: int = 20_000
-    heldout_source: Literal["train", "test"] = "train"
-    heldout_per_type: int = 5_000
-    cap_per_type: int = 37_663
-    bands: tuple[float, ...] = (0.0, 0.7, 0.8, 0.9, 1.0)
-    band_minimum: int = 500
-    band_iterations: int = 20_000
-    infimnist_images: int = 1_000_000
-    infimnist_iterations: int = 30_000
-    infimnist_share: float = 0.022
-    pass_per_type: int = 37_663
-    same_per_type: int = 300
-    attack_batch: int = 4_000
-    score_batch: int = 4_000
-    block: int = 500
+    data: Literal["mnist", "digits"] = setting("mnist", "digits are scikit-learn's (not MNIST, and never called so).")
+    bases: int = setting(3, "base networks, each of its own initial weights and order.")
+    orders: int = setting(3, "fine-tuned networks for each base, each of its own order of the data.")
+    batch_size: int = setting(64, "images a step.")
+    base_iterations: int = setting(10_000, "steps of a base network.")
+    finetune_iterations: int = setting(20_000, "steps of fine-tuning, with a fresh solver.")
+    rows: tuple[str, ...] = setting(tuple(ROWS), "the rows of Table 1 to compute.")
+    figure4: tuple[str, ...] = setting(tuple(FIGURE4), "the sets of types that Fig. 4 shows.")
+    unmixed_rows: tuple[str, ...] = setting(
+        ("HC-D-9-1.05", "FGV"), "those computed once more with `mix_clean` reversed."
+    )
+    mix_clean: bool = setting(True, "fine-tune on all clean training images too, or on adversarial ones alone.")
+    train_sources: int = setting(40_000, "training images whose perturbations may be trained on.")
+    heldout_sources: int = setting(20_000, "others, whose perturbations are held out.")
+    heldout_source: Literal["train", "test"] = setting("train", "the split that those others come from.")
+    heldout_per_type: int = setting(5_000, "held-out images of each of the 14 types, in equal parts from each base.")
+    cap_per_type: int = setting(37_663, "training images of a type and base, at most (the paper's FGV images).")
+    bands: tuple[float, ...] = setting((0.0, 0.7, 0.8, 0.9, 1.0), "edges of Fig. 6's bands of PASS; none: no Fig. 6.")
+    band_minimum: int = setting(500, "a band with fewer images of some base is left out.")
+    band_iterations: int = setting(20_000, "steps of fine-tuning for a band.")
+    infimnist_images: int = setting(1_000_000, "images of the InfiMNIST-like set.")
+    infimnist_iterations: int = setting(30_000, "steps of its networks, which start anew.")
+    infimnist_share: float = setting(0.022, "share of it that base network 0 gets wrong, which sets its amplitude.")
+    pass_per_type: int = setting(37_663, "images of a type and base that have a PASS (and are open to the bands).")
+    same_per_type: int = setting(300, "so many of them have one with SSIM's 'same' padding too.")
+    attack_batch: int = setting(4_000, "images attacked at once.")
+    score_batch: int = setting(4_000, "pairs scored at once.")
+    block: int = setting(500, "training steps in one call.")
 
     def __post_init__(self) -> None:
-        check_fields(self, {"seed": 0})
+        super().__post_init__()
         tuned = tuple(row for row in ROWS if row not in (BASIC, INFIMNIST))
         for name, known in (("rows", tuple(ROWS)), ("unmixed_rows", tuned), ("figure4", tuple(FIGURE4))):
             if wrong := [row for row in getattr(self, name) if row not in known]:
@@ -191,51 +160,25 @@ class Config:
         return max(train_images + adversarial, infimnist)
 
 
-PRESETS = {
-    "quick": Config(
-        preset="quick",
-        data="digits",
-        bases=2,
-        orders=1,
-        base_iterations=400,
-        finetune_iterations=300,
-        rows=("HC-D-9-1.05", "FGV", "FGS", BASIC),
-        figure4=_SOME_OF_FIGURE4,
-        unmixed_rows=(),
-        train_sources=400,
-        heldout_sources=400,
-        heldout_per_type=200,
-        band_minimum=100,
-        band_iterations=150,
-        attack_batch=200,
-        score_batch=200,
-        block=50,
-    ),
-    "cpu": Config(
-        preset="cpu",
-        bases=1,
-        orders=1,
-        rows=tuple(row for row in ROWS if row != "HC-S-5"),
-        figure4=_SOME_OF_FIGURE4,
-        unmixed_rows=("FGV",),
-        train_sources=10_000,
-        heldout_sources=5_000,
-        heldout_per_type=2_000,
-        band_iterations=10_000,
-        infimnist_images=200_000,
-        attack_batch=500,
-        score_batch=500,
-        block=250,
-    ),
-    "cpu3": Config(
-        preset="cpu3",
-        orders=1,
-        train_sources=20_000,
-        heldout_sources=6_000,
-        band_iterations=10_000,
-        attack_batch=500,
-        score_batch=500,
-        block=250,
-    ),
-    "paper": Config(preset="paper"),
-}
+PRESETS = presets(
+    Config,
+    {
+        "quick": f"""
+            data=digits bases=2 orders=1 base_iterations=400 finetune_iterations=300
+            rows='HC-D-9-1.05,FGV,FGS,Basic LeNet' unmixed_rows= figure4={_SOME_OF_FIGURE4}
+            train_sources=400 heldout_sources=400 heldout_per_type=200
+            band_minimum=100 band_iterations=150 attack_batch=200 score_batch=200 block=50
+        """,
+        "cpu": f"""
+            bases=1 orders=1
+            rows='HC-D-9-1.05,HC-D-9,InfiMNIST-like,FGV,HC-D-5,FGS,Basic LeNet' unmixed_rows=FGV figure4={_SOME_OF_FIGURE4}
+            train_sources=10_000 heldout_sources=5_000 heldout_per_type=2_000
+            band_iterations=10_000 infimnist_images=200_000 attack_batch=500 score_batch=500 block=250
+        """,
+        "cpu3": """
+            orders=1 train_sources=20_000 heldout_sources=6_000 band_iterations=10_000
+            attack_batch=500 score_batch=500 block=250
+        """,
+        "paper": "",
+    },
+)

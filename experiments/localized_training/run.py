@@ -19,7 +19,7 @@ from advjax.data import Dataset, to_float
 from advjax.evaluate import evaluate, logits_of
 from advjax.models.madry import MadryNet
 from advjax.training import Resident, Trainer, train_step
-from experiments.config import check_fields
+from experiments.config import Settings, presets, setting
 from experiments.networks import classifier_of, key_of, train
 from experiments.provenance import load_both
 from experiments.store import Arrays, Store
@@ -33,60 +33,40 @@ STRONG = ("pgd", "apgd-ce", "apgd-dlr", "square")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """One run. The defaults are those of the paper; where it says nothing, of MadryLab/mnist_challenge.
+class Config(Settings):
+    """One run. The defaults are those of the paper; where it says nothing, of MadryLab/mnist_challenge."""
 
-    Attributes:
-        preset: the name it started from.
-        data: digits are scikit-learn's (not MNIST, and never called so).
-        seed: decides every draw of the run.
-        held_back: training images, the first, that are not trained on; TensorFlow's reader kept 5,000 for validation.
-        batch_size: images a step.
-        learning_rate: of Adam, on the sum of the cross-entropies of a batch.
-        natural_steps, adversarial_steps: training steps of the natural model, and of each of the four others.
-        epsilon: of every attack, in linf.
-        train_attack_steps, train_step_size: of PGD in training (paper: 100 steps; their size is Madry's).
-        attack_steps, step_size: of PGD in the evaluation.
-        localize: cut to the region "after" PGD, as Algorithm 1 is written, or "inside" each step of it.
-        threshold: a pixel above it belongs to the digit (the paper does not say).
-        neighbors: of a digit's pixel that the broad mask protects: 8, or 4 (the paper: "directly adjacent").
-        test_images: so many test images are attacked, the first; all of them are asked as they are.
-        strong_models: the models that APGD and Square are run on too, which the paper does not do.
-        strong_images: so many test images for these, the first.
-        apgd_steps: of each run of APGD.
-        square_queries: of Square, for each image.
-        attack_batch: images attacked at once.
-        block: training steps in one call.
-        checkpoint_every: training steps between two checkpoints.
-    """
-
-    preset: str
-    data: Literal["mnist", "digits"] = "mnist"
-    seed: int = 0
-    held_back: int = 5_000
-    batch_size: int = 50
-    learning_rate: float = 1e-4
-    natural_steps: int = 100_000
-    adversarial_steps: int = 100_000
-    epsilon: float = 0.3
-    train_attack_steps: int = 100
-    train_step_size: float = 0.01
-    attack_steps: int = 100
-    step_size: float = 0.01
-    localize: Literal["after", "inside"] = "after"
-    threshold: float = 0.0
-    neighbors: Literal[4, 8] = 8
-    test_images: int = 10_000
-    strong_models: tuple[str, ...] = MODELS
-    strong_images: int = 1_000
-    apgd_steps: int = 100
-    square_queries: int = 5_000
-    attack_batch: int = 1_000
-    block: int = 250
-    checkpoint_every: int = 2_500
+    data: Literal["mnist", "digits"] = setting("mnist", "digits are scikit-learn's (not MNIST, and never called so).")
+    held_back: int = setting(
+        5_000, "first training images, not trained on (TensorFlow's reader: for validation).", least=0
+    )
+    batch_size: int = setting(50, "images a step.")
+    learning_rate: float = setting(1e-4, "of Adam, on the sum of the cross-entropies of a batch.")
+    natural_steps: int = setting(100_000, "training steps of the natural model.")
+    adversarial_steps: int = setting(100_000, "training steps of each of the four others.")
+    epsilon: float = setting(0.3, "of every attack, in linf.")
+    train_attack_steps: int = setting(100, "of PGD in training (the paper's).")
+    train_step_size: float = setting(0.01, "of PGD in training (Madry's).")
+    attack_steps: int = setting(100, "of PGD in the evaluation.")
+    step_size: float = setting(0.01, "of PGD in the evaluation.")
+    localize: Literal["after", "inside"] = setting(
+        "after", "cut to the region 'after' PGD, as Algorithm 1 is written, or 'inside' each step."
+    )
+    threshold: float = setting(0.0, "a pixel above it belongs to the digit (the paper does not say).")
+    neighbors: Literal[4, 8] = setting(
+        8, "of a digit's pixel that are protected too: 8, or 4 (paper: 'directly adjacent')."
+    )
+    test_images: int = setting(10_000, "first test images, attacked; all are asked as they are.")
+    strong_models: tuple[str, ...] = setting(MODELS, "are attacked by APGD and Square too (not in the paper).")
+    strong_images: int = setting(1_000, "first test images, for these attacks.")
+    apgd_steps: int = setting(100, "of each run of APGD.")
+    square_queries: int = setting(5_000, "of Square, for each image.")
+    attack_batch: int = setting(1_000, "images attacked at once.")
+    block: int = setting(250, "training steps in one call.")
+    checkpoint_every: int = setting(2_500, "training steps between two checkpoints.")
 
     def __post_init__(self) -> None:
-        check_fields(self, {"seed": 0, "held_back": 0})
+        super().__post_init__()
         if set(self.strong_models) - set(MODELS):
             raise ValueError(f"strong_models must be among {MODELS}, got {self.strong_models}")
         if not 0 < self.epsilon <= 1:
@@ -95,43 +75,22 @@ class Config:
             raise ValueError(f"checkpoint_every must be a multiple of block={self.block}, got {self.checkpoint_every}")
 
 
-PRESETS = {
-    "quick": Config(
-        preset="quick",
-        data="digits",
-        held_back=97,
-        natural_steps=240,
-        adversarial_steps=240,
-        train_attack_steps=3,
-        train_step_size=0.25,
-        attack_steps=20,
-        step_size=0.03,
-        test_images=100,
-        strong_models=("natural", "standard"),
-        strong_images=50,
-        apgd_steps=20,
-        square_queries=200,
-        attack_batch=100,
-        block=40,
-        checkpoint_every=120,
-    ),
-    "cpu": Config(
-        preset="cpu",
-        natural_steps=6_000,
-        adversarial_steps=2_500,
-        train_attack_steps=5,
-        train_step_size=0.15,
-        test_images=250,
-        strong_models=("natural", "standard"),
-        strong_images=200,
-        apgd_steps=50,
-        square_queries=1_000,
-        attack_batch=250,
-        block=50,
-        checkpoint_every=500,
-    ),
-    "paper": Config(preset="paper"),
-}
+PRESETS = presets(
+    Config,
+    {
+        "quick": """
+            data=digits held_back=97 natural_steps=240 adversarial_steps=240 train_attack_steps=3 train_step_size=0.25
+            attack_steps=20 step_size=0.03 test_images=100 strong_models=natural,standard strong_images=50
+            apgd_steps=20 square_queries=200 attack_batch=100 block=40 checkpoint_every=120
+        """,
+        "cpu": """
+            natural_steps=6_000 adversarial_steps=2_500 train_attack_steps=5 train_step_size=0.15
+            test_images=250 strong_models=natural,standard strong_images=200
+            apgd_steps=50 square_queries=1_000 attack_batch=250 block=50 checkpoint_every=500
+        """,
+        "paper": "",
+    },
+)
 
 Data = tuple[Dataset, Dataset]
 

@@ -19,7 +19,7 @@ from advjax.models.shaham import ShahamNet
 from advjax.models.vgg_cifar import VggCifar
 from advjax.training import Trainer, train_step
 from advjax.training.optimizers import torch_rate, torch_sgd
-from experiments.config import check_fields
+from experiments.config import Settings, presets, setting
 from experiments.networks import key_of, restored_model, train
 from experiments.provenance import load_both
 from experiments.store import Arrays, Store
@@ -31,62 +31,46 @@ _NORMS = ("l1", "l2", "linf")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """One run. The defaults are those of MNIST, from the authors' scripts.
 
     Radii are in units of the standardized images that the network computes with; one is 70.18 grey levels of MNIST.
-
-    Attributes:
-        preset: the name it started from.
-        data: digits are scikit-learn's (not MNIST, and never called so).
-        seed: decides every draw of the run.
-        norms: of the robust networks, and of the set A of adversarial images; linf is among them.
-        radii: of the uncertainty sets of these norms, in training and in the set A (the paper states none).
-        epochs: of every network (the paper: 120 for the baseline; where the robust scripts stop is not known).
-        batch_size: images a step; an epoch's incomplete last batch is not cut off, but filled from the next epoch.
-        shuffle: a new order each epoch, or the file's order each epoch.
-        learning_rate, momentum, dampening: of torch7's SGD, whose dampening is the momentum by default.
-        learning_rate_decay: d of the rate learning_rate / (1 + d t) at step t.
-        halve_every: the rate halves at the start of every halve_every-th epoch, counted from 1; 0: never.
-        weight_decay: times each parameter, biases too, is added to its gradient.
-        input_norm: the robust networks begin with a batch normalization without parameters, which the scripts have and
-            the paper does not mention.
-        attack_mode: in training, the attack sees the network in "train" mode (batch statistics), as in the scripts, or
-            in "eval" mode.
-        own_test_statistics: test images are standardized by their own mean and deviation, as in the scripts.
-        epsilons: of Figs. 3 and 6 (the paper does not give its grid).
-        test_images: so many of the test set, its first; 0: all.
-        pgd_images: so many of them are attacked by PGD too, which the paper does not do.
-        set_size: the radius of linf is moved so that the set A has so many images, which calibrates it by the test set
-            (the paper's count, for want of its radius); 0: the radius is as given.
-        attack_batch: images attacked at once.
     """
 
-    preset: str
-    data: Literal["mnist", "digits", "cifar10"] = "mnist"
-    seed: int = 0
-    norms: tuple[str, ...] = _NORMS
-    radii: tuple[float, ...] = (2.0, 2.0, 0.2)
-    epochs: int = 120
-    batch_size: int = 100
-    shuffle: bool = False
-    learning_rate: float = 0.01
-    momentum: float = 0.9
-    dampening: float = 0.9
-    learning_rate_decay: float = 5e-6
-    halve_every: int = 0
-    weight_decay: float = 1e-3
-    input_norm: bool = True
-    attack_mode: Literal["eval", "train"] = "train"
-    own_test_statistics: bool = True
-    epsilons: tuple[float, ...] = tuple(round(0.05 * k, 2) for k in range(21))
-    test_images: int = 0
-    pgd_images: int = 1000
-    set_size: int = 0
-    attack_batch: int = 500
+    data: Literal["mnist", "digits", "cifar10"] = setting(
+        "mnist", "digits are scikit-learn's (not MNIST, and never called so)."
+    )
+    norms: tuple[str, ...] = setting(_NORMS, "of the robust networks and of the set A; linf is among them.")
+    radii: tuple[float, ...] = setting((2.0, 2.0, 0.2), "by norm, in training and in the set A (the paper: none).")
+    epochs: int = setting(120, "of every network (paper: of the baseline; where robust scripts stop is not known).")
+    batch_size: int = setting(100, "images a step; an epoch's last batch is filled from the next epoch.")
+    shuffle: bool = setting(False, "a new order each epoch, or the file's order each epoch.")
+    learning_rate: float = setting(0.01, "of torch7's SGD.")
+    momentum: float = setting(0.9, "of torch7's SGD.")
+    dampening: float = setting(0.9, "of torch7's SGD, where it is the momentum by default.")
+    learning_rate_decay: float = setting(5e-6, "d of the rate learning_rate / (1 + d t) at step t.")
+    halve_every: int = setting(0, "halves the rate at the start of each such epoch, counted from 1; 0: never.", least=0)
+    weight_decay: float = setting(1e-3, "times each parameter, biases too, is added to its gradient.")
+    input_norm: bool = setting(True, "robust networks begin with a batch norm without parameters (scripts only).")
+    attack_mode: Literal["eval", "train"] = setting(
+        "train", "what the attack sees in training: 'train' (batch statistics), as the scripts, or 'eval' mode."
+    )
+    own_test_statistics: bool = setting(True, "the test set is standardized by its own mean and deviation (scripts).")
+    epsilons: tuple[float, ...] = setting(
+        tuple(round(0.05 * k, 2) for k in range(21)), "of Figs. 3 and 6 (the paper gives no grid)."
+    )
+    test_images: int = setting(0, "of the test set, the first; 0: all.", least=0)
+    pgd_images: int = setting(1000, "so many of them are attacked by PGD too (not in the paper).")
+    set_size: int = setting(
+        0,
+        "moves the radius of linf so that A has so many images: for want of the paper's radius its count, by the test "
+        "set; 0: the radius is as given.",
+        least=0,
+    )
+    attack_batch: int = setting(500, "images attacked at once.")
 
     def __post_init__(self) -> None:
-        check_fields(self, {"seed": 0, "halve_every": 0, "test_images": 0, "set_size": 0})
+        super().__post_init__()
         if set(self.norms) - set(_NORMS) or len(set(self.norms)) != len(self.norms) or "linf" not in self.norms:
             raise ValueError(f'norms must be distinct, among {_NORMS} and hold "linf", got {self.norms}')
         if len(self.radii) != len(self.norms) or not all(radius > 0 for radius in self.radii):
@@ -100,29 +84,21 @@ class Config:
         return "baseline", *self.norms
 
 
-PRESETS = {
-    "quick": Config(preset="quick", data="digits", epochs=40, batch_size=20, learning_rate=0.05),
-    "cpu": Config(preset="cpu", epochs=15),
-    "paper": Config(preset="paper"),
-    # The scripts give the l2 radius. That of linf is not given: it is calibrated to the paper's count of images.
-    "paper-cifar10": Config(
-        preset="paper-cifar10",
-        data="cifar10",
-        norms=("l2", "linf"),
-        radii=(0.2, 0.02),
-        epochs=300,
-        batch_size=128,
-        shuffle=True,
-        learning_rate=1.0,
-        learning_rate_decay=1e-7,
-        halve_every=25,
-        weight_decay=5e-4,
-        input_norm=False,
-        own_test_statistics=False,
-        set_size=1547,
-        epsilons=tuple(round(0.005 * k, 3) for k in range(21)),
-    ),
-}
+PRESETS = presets(
+    Config,
+    {
+        "quick": "data=digits epochs=40 batch_size=20 learning_rate=0.05",
+        "cpu": "epochs=15",
+        "paper": "",
+        # The scripts give the l2 radius. That of linf is not given: it is calibrated to the paper's count of images.
+        "paper-cifar10": """
+            data=cifar10 norms=l2,linf radii=0.2,0.02 set_size=1547 epochs=300 batch_size=128 shuffle=true
+            learning_rate=1.0 learning_rate_decay=1e-7 halve_every=25 weight_decay=5e-4
+            input_norm=false own_test_statistics=false
+            epsilons=0,.005,.01,.015,.02,.025,.03,.035,.04,.045,.05,.055,.06,.065,.07,.075,.08,.085,.09,.095,.1
+        """,
+    },
+)
 
 Data = tuple[Standardized, Standardized]
 

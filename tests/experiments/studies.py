@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from advjax.classifier import from_function
-from experiments.config import check_fields
+from experiments.config import Settings, presets, setting
 from experiments.page import Page
 from experiments.study import Loaded, Row, Stage, Study
 
@@ -14,24 +14,13 @@ __all__ = ["PRESETS", "STUDY", "Config"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """One run.
+class Config(Settings):
+    """One run."""
 
-    Attributes:
-        preset: the name it started from.
-        data: where the number comes from.
-        seed: decides the draw.
-    """
-
-    preset: str
-    data: Literal["digits"] = "digits"
-    seed: int = 0
-
-    def __post_init__(self):
-        check_fields(self, {"seed": 0})
+    data: Literal["digits"] = setting("digits", "where the number comes from.")
 
 
-PRESETS = {"quick": Config("quick"), "paper": Config("paper", seed=1)}
+PRESETS = presets(Config, {"quick": "", "paper": "seed=1"})
 
 
 def stages(config, data, store):

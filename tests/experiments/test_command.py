@@ -47,8 +47,8 @@ def test_a_run_prints_its_summary_and_goes_where_it_was_told(tmp_path, capsys, m
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["tiny", "--set", "speed=1"], "--set must be field=value with a field of data, seed; got 'speed=1'"),
-        (["tiny", "--set", "seed"], "--set must be field=value with a field of data, seed; got 'seed'"),
+        (["tiny", "--set", "speed=1"], "--set must be field=value with a field of seed, data; got 'speed=1'"),
+        (["tiny", "--set", "seed"], "--set must be field=value with a field of seed, data; got 'seed'"),
         (["tiny", "--set", "seed=-1"], "seed must be at least 0, got -1"),
         (["tiny", "--set", "data=mnist"], "data must be one of ('digits',), got 'mnist'"),
         (["tiny", "--minutes", "0"], "minutes must be more than 0, got 0.0"),

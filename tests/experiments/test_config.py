@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.config import check_fields, explained, with_settings
+from experiments.config import Settings, explained, presets, setting, with_settings
 from experiments.papers import STUDIES
 
 WORDS = st.text("abcxyz019=.- ", max_size=6)
@@ -16,35 +16,19 @@ REAL = st.floats(allow_nan=False)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """One of each kind.
-
-    Attributes:
-        preset: the name it started from.
-        steps, least: of training,
-            in all: not half of them.
-        rate: of learning.
-        shuffle: or not.
-        mode: of the network.
-        neighbors: of a pixel.
-        name: of the run.
-        norms: of the attacks.
-        radii: of the norms.
-    """
+class Config(Settings):
+    """One of each kind."""
 
     preset: str = "tiny"
-    steps: int = 1
-    least: int = 0
-    rate: float = 0.5
-    shuffle: bool = False
-    mode: Literal["eval", "train"] = "eval"
-    neighbors: Literal[4, 8] = 8
-    name: str = ""
-    norms: tuple[str, ...] = ("l2",)
-    radii: tuple[float, ...] = ()
-
-    def __post_init__(self):
-        check_fields(self, {"least": 0})
+    steps: int = setting(1, "of training, in all: not half of them.")
+    least: int = setting(0, "of training.", least=0)
+    rate: float = setting(0.5, "of learning.")
+    shuffle: bool = setting(False, "or not.")
+    mode: Literal["eval", "train"] = setting("eval", "of the network.")
+    neighbors: Literal[4, 8] = setting(8, "of a pixel.")
+    name: str = setting("", "of the run.")
+    norms: tuple[str, ...] = setting(("l2",), "of the attacks.")
+    radii: tuple[float, ...] = setting((), "of the norms.")
 
 
 @given(
@@ -76,9 +60,9 @@ def test_settings_are_read_as_people_write_them():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("steps", "--set must be field=value with a field of steps, least, rate, .*; got 'steps'"),
+        ("steps", "--set must be field=value with a field of seed, steps, least, rate, .*; got 'steps'"),
         ("speed=1", "--set must be field=value with a field of .*; got 'speed=1'"),
-        ("preset=quick", "--set must be field=value with a field of steps, .*; got 'preset=quick'"),
+        ("preset=quick", "--set must be field=value with a field of seed, steps, .*; got 'preset=quick'"),
         ("steps=1.5", "steps must be int, got '1.5'"),
         ("steps=", "steps must be int, got ''"),
         ("steps=0", "steps must be at least 1, got 0"),
@@ -98,10 +82,17 @@ def test_a_setting_is_refused_by_its_name(setting, message):
         with_settings(Config(), [setting])
 
 
-def test_help_says_value_kind_and_meaning_of_fields_that_share_a_line():
+def test_a_preset_is_its_name_and_what_its_text_changes():
+    found = presets(Config, {"quick": "steps=2\n  name='two words'", "whole": ""})
+    assert found == {"quick": Config("quick", steps=2, name="two words"), "whole": Config("whole")}
+    with pytest.raises(ValueError, match="least must be at least 0, got -1"):
+        presets(Config, {"quick": "least=-1"})
+
+
+def test_help_says_value_kind_and_meaning_of_each_field():
     lines = explained(Config(norms=("l1", "linf"))).splitlines()
-    assert lines[0] == "steps=1 (int): of training, in all: not half of them."
-    assert lines[1] == "least=0 (int): of training, in all: not half of them."
+    assert lines[0] == "seed=0 (int): decides every draw of the run."
+    assert lines[1] == "steps=1 (int): of training, in all: not half of them."
     assert "norms=l1,linf (strs between commas): of the attacks." in lines
     assert "neighbors=8 (4 or 8): of a pixel." in lines
 

@@ -32,7 +32,7 @@ from advjax.models.registry import NETWORKS, Network
 from advjax.models.resnet import ResNet
 from advjax.models.weights import load_weights
 from advjax.training import Trainer, create, train_step, with_heads
-from experiments.config import check_fields
+from experiments.config import Settings, presets, setting
 from experiments.networks import classifier_of, key_of, restored_model, train, weights
 from experiments.store import Arrays, Store
 from experiments.study import Folder, Loaded, Read, Stage
@@ -52,60 +52,41 @@ _GOLDFISH = ("goldfish", "n01443537")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """One run. The defaults are the preset `paper`: section 5.3, and BVLC's quick_solver where the paper is silent.
+class Config(Settings):
+    """One run. The defaults are the preset `paper`: section 5.3, and BVLC's quick_solver where the paper is silent."""
 
-    Attributes:
-        preset: the name it started from.
-        images: the training photographs: imagenet2012 (TFDS), or a folder with a subfolder for each class or a
-            labels.csv. It is stored as a name and a digest.
-        validation: others to judge by, of the same classes; empty: random crops of the attacked photographs instead.
-        model: resnet-small, or a name of `python -m advjax.models` whose images are 224x224 or larger.
-        weights: a published checkpoint of it, stored as its SHA-256; empty: random weights.
-        seed: decides every draw of the run.
-        classes: so many classes of the images, drawn by the seed; 0: all.
-        images_per_class: at most so many rightly classified images of a class are attacked.
-        ranks: HC-1 to HC-ranks.
-        compared: so many of these images (up to whole batches) are attacked by FGS and FGV too, to compare.
-        threshold: hard positives of a PASS above it are kept.
-        base_steps: of training before all else, from random crops of the images; 0 (and always with weights): none.
-            Without weights and training there are no right answers: the network's own stand in for the labels.
-        base_batch: images a step of it.
-        base_rate: learning rate of it (Adam).
-        finetune_steps: steps of fine-tuning, a fresh solver.
-        batch_size, learning_rate, momentum, weight_decay: of fine-tuning.
-        aux_weight: of the losses of auxiliary heads, where the network has them.
-        crops: random crops of each attacked photograph that stand in for validation images.
-        attack_batch: images attacked at once, by all ranks.
-        block: training steps in one call.
-    """
-
-    preset: str
-    images: str = ""
-    validation: str = ""
-    model: str = "googlenet"
-    weights: str = ""
-    seed: int = 0
-    classes: int = 0
-    images_per_class: int = 15
-    ranks: int = 20
-    compared: int = 1_000
-    threshold: float = 0.99
-    base_steps: int = 0
-    base_batch: int = 16
-    base_rate: float = 1e-3
-    finetune_steps: int = 500_000
-    batch_size: int = 80
-    learning_rate: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 2e-4
-    aux_weight: float = 0.3
-    crops: int = 10
-    attack_batch: int = 16
-    block: int = 500
+    images: str = setting(
+        "",
+        "to train on: imagenet2012 (TFDS), or a folder with one for each class or a labels.csv. Stored by digest.",
+    )
+    validation: str = setting("", "others of the same classes to judge by; empty: random crops of the attacked.")
+    model: str = setting("googlenet", "resnet-small, or one of `python -m advjax.models` for 224x224 or larger.")
+    weights: str = setting("", "a published checkpoint of it, stored as its SHA-256; empty: random weights.")
+    classes: int = setting(0, "so many classes of the images, drawn by the seed; 0: all.", least=0)
+    images_per_class: int = setting(15, "rightly classified images of a class that are attacked, at most.")
+    ranks: int = setting(20, "HC-1 to HC-ranks.")
+    compared: int = setting(1_000, "so many of these (up to whole batches) are attacked by FGS and FGV too.")
+    threshold: float = setting(0.99, "hard positives of a PASS above it are kept.")
+    base_steps: int = setting(
+        0,
+        "of training before all else, on random crops of these; 0 (and always with weights): none. Without weights "
+        "and training no answer is right: the network's own stand in for the labels.",
+        least=0,
+    )
+    base_batch: int = setting(16, "images a step of it.")
+    base_rate: float = setting(1e-3, "learning rate of it (Adam).")
+    finetune_steps: int = setting(500_000, "steps of fine-tuning, a fresh solver.")
+    batch_size: int = setting(80, "images a step of fine-tuning.")
+    learning_rate: float = setting(0.01, "of fine-tuning.")
+    momentum: float = setting(0.9, "of fine-tuning.")
+    weight_decay: float = setting(2e-4, "of fine-tuning.")
+    aux_weight: float = setting(0.3, "of the losses of auxiliary heads, where the network has them.")
+    crops: int = setting(10, "random crops of each attacked photograph that stand in for validation images.")
+    attack_batch: int = setting(16, "images attacked at once, by all ranks.")
+    block: int = setting(500, "training steps in one call.")
 
     def __post_init__(self) -> None:
-        check_fields(self, {"seed": 0, "classes": 0, "base_steps": 0})
+        super().__post_init__()
         if self.model not in _NETWORKS:
             raise ValueError(f"model must be one of {', '.join(_NETWORKS)}, got {self.model!r}")
         if not 0 <= self.threshold < 1:
@@ -122,20 +103,16 @@ class Config:
         return "abs" if self.own_labels else "paper"
 
 
-PRESETS = {
-    "quick": Config(
-        preset="quick",
-        model="resnet-small",
-        classes=24,
-        base_steps=100,
-        finetune_steps=60,
-        batch_size=16,
-        learning_rate=0.001,
-        attack_batch=8,
-        block=20,
-    ),
-    "paper": Config(preset="paper"),
-}
+PRESETS = presets(
+    Config,
+    {
+        "quick": """
+            model=resnet-small classes=24 base_steps=100 finetune_steps=60 batch_size=16 learning_rate=0.001
+            attack_batch=8 block=20
+        """,
+        "paper": "",
+    },
+)
 
 
 class Photographs(NamedTuple):
