@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from advjax.data.rows import batches
 from advjax.data.transforms import to_float
 
 __all__ = ["InfimnistLike", "infimnist_like", "misclassified_share", "calibrate"]
@@ -19,6 +20,7 @@ _FIELD_SIGMA = 4.0  # pixels: how far a displacement is felt
 _TANGENT_SIGMA = 1.0  # pixels: the scale at which an image is differentiated
 _AFFINE_SHARE = 0.5  # size of the affine part of a field against its smooth part
 _BATCH = 500  # images made and classified at a time
+_CHUNK = 1_000  # images made for the host at a time
 _MAX_AMPLITUDE = 64.0  # pixels: far beyond where a digit can be read
 
 
@@ -59,6 +61,21 @@ class InfimnistLike:
             if wrong.size:
                 raise ValueError(f"indices must be at least {_TEST_IMAGES} and below 2^32, got {wrong[0]}")
         return _generate(self, jnp.asarray(indices, jnp.uint32))
+
+    def in_memory(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same on the host, for any number of indices: the device holds the fields of 1,000 images at a time.
+
+        >>> generator = infimnist_like(np.zeros((3, 28, 28, 1), np.uint8), np.arange(3), jax.random.key(0))
+        >>> images, labels = generator.in_memory(np.arange(10_000, 11_200))
+        >>> images.shape, labels.shape
+        ((1200, 28, 28, 1), (1200,))
+        """
+        parts = [
+            jax.tree.map(lambda array, real=real: np.asarray(array)[:real], self(indices[rows]))
+            for rows, real in batches(len(indices), _CHUNK)
+        ]
+        images, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return images, labels
 
 
 def infimnist_like(

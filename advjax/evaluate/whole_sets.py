@@ -13,6 +13,7 @@ from advjax.attacks.attack import Attack, check_single
 from advjax.classifier import Classifier
 from advjax.data.rows import batches, filled
 from advjax.data.transforms import to_float
+from advjax.evaluate.stream import progress_bar
 from advjax.scores import pass_scores
 
 __all__ = ["NO_ANSWER", "answers_of", "logits_of", "pass_all", "perturb_all", "perturb_batches", "pixels", "ranks_of"]
@@ -93,6 +94,8 @@ def perturb_all(
     *,
     batch_size: int,
     key: jax.Array | None = None,
+    enough: int | None = None,
+    progress: str | None = None,
 ) -> Perturbation:
     """`perturb` of a whole data set, which need not fit the device: the arrays of the result are NumPy's.
 
@@ -103,6 +106,8 @@ def perturb_all(
       labels: [N] integers.
       batch_size: images perturbed at once; one compiled program for any N.
       key: image i draws from `fold_in(key, i)`, whatever the batch size.
+      enough: successes with which to stop: the result is of the batches up to the one that has them. None: of all.
+      progress: the title of a progress bar; None: none.
 
     Raises:
       ValueError: the attack is a stack, or as for `perturb`.
@@ -115,7 +120,14 @@ def perturb_all(
     (3, 2, 2, 1)
     """
     check_single(attack)
-    parts = perturb_batches(attack, classifier, images, labels, batch_size=batch_size, key=key)
+    parts: list[Perturbation] = []
+    results = perturb_batches(attack, classifier, images, labels, batch_size=batch_size, key=key)
+    with progress_bar(progress, len(images)) as advance:
+        for result in results:
+            parts.append(result)
+            advance(len(result.label))
+            if enough is not None and sum(np.sum(part.success) for part in parts) >= enough:
+                break
     return jax.tree.map(lambda *parts: np.concatenate(parts), *parts)
 
 

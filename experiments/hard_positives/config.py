@@ -171,8 +171,8 @@ PRESETS = presets(
         """,
         "cpu": f"""
             bases=1 orders=1
-            rows='HC-D-9-1.05,HC-D-9,InfiMNIST-like,FGV,HC-D-5,FGS,Basic LeNet' unmixed_rows=FGV figure4={_SOME_OF_FIGURE4}
-            train_sources=10_000 heldout_sources=5_000 heldout_per_type=2_000
+            rows='HC-D-9-1.05,HC-D-9,InfiMNIST-like,FGV,HC-D-5,FGS,Basic LeNet' unmixed_rows=FGV
+            figure4={_SOME_OF_FIGURE4} train_sources=10_000 heldout_sources=5_000 heldout_per_type=2_000
             band_iterations=10_000 infimnist_images=200_000 attack_batch=500 score_batch=500 block=250
         """,
         "cpu3": """

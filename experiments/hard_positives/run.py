@@ -7,12 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import nnx
-from tqdm import tqdm
 
 from advjax.classifier import Classifier, from_nnx
-from advjax.data import Dataset, InfimnistLike, calibrate, infimnist_like, misclassified_share
-from advjax.data.rows import batches
-from advjax.evaluate import pass_all, perturb_batches
+from advjax.data import Dataset, calibrate, infimnist_like, misclassified_share
+from advjax.evaluate import pass_all, perturb_all
 from advjax.models.lenet import LeNet, caffe_solver
 from advjax.training import Fitted, Resident, Trainer, TrainState, create, predict, stack, to_model, train_step, unstack
 from experiments.hard_positives.config import (
@@ -30,7 +28,7 @@ from experiments.provenance import load_both
 from experiments.store import Arrays, Store
 from experiments.study import Folder, Loaded, Read, Stage
 
-__all__ = ["PASS", "Data", "band_name", "classifiers", "load", "stages", "unmixed_name"]
+__all__ = ["PASS", "Data", "band_name", "classifiers", "load", "row_names", "stages", "unmixed_name"]
 
 # By what name figures and rows call the score that all of them use: its value depends on SSIM's windows.
 PASS = "PASS (valid)"
@@ -40,7 +38,6 @@ OPTIMIZER = caffe_solver()
 _CHECKPOINT_BLOCKS = 10
 # InfiMNIST's first indices are the test set; the training set follows, and then all that is made of it.
 _TEST_INDICES = 10_000
-_CHUNK = 1_000
 # Images on which each base network's share of errors is measured.
 _MEASURED = 10_000
 
@@ -115,47 +112,54 @@ def load(config: Config, data_dir: Folder | None) -> Loaded[Config, Data]:
 
 
 def stages(config: Config, data: Data, store: Store) -> Iterator[Stage]:
-    """The base networks, their adversarial images, PASS of these, and each row: networks tuned, and their answers."""
+    """The base networks, their adversarial images with PASS, and each row: networks tuned, and their answers."""
     room, read, seed = config.pool_size(len(data.train.labels)), store.read, config.seed
     trainer = Trainer(train_step(OPTIMIZER), config.batch_size, config.block)
-    fit: Fit = partial(trainer.fit, every=_CHECKPOINT_BLOCKS * config.block)
-    learn = partial(fit, folder=store.checkpoints("base"), progress=f"train {config.bases} base network(s)")
+
+    def fit(name: str, title: str) -> Fit:
+        every = _CHECKPOINT_BLOCKS * config.block
+        return partial(trainer.fit, every=every, folder=store.checkpoints(name), progress=title)
+
+    learn = fit("base", f"train {config.bases} base network(s)")
     yield Stage("base", partial(train_bases, learn, seed, config.bases, config.base_iterations, data.train, room))
     bases = restored(fresh(seed, "template", config.bases), read("base"))
     networks = of_states(bases)
     for split, base, kind in config.attacked:
-        images, rows, limit = data.train, data.sources, config.cap_per_type
+        images, rows, limit, same = data.train, data.sources, config.cap_per_type, config.same_per_type
         if split == "heldout":
-            images, rows, limit = data.heldout_from, data.heldout[base], config.heldout_share(base)
+            images, rows, limit, same = data.heldout_from, data.heldout[base], config.heldout_share(base), 0
+        attacked, title = f"attack/{split}/{base}/{kind}", f"attack network {base}, {split} images: {kind}"
         attack = partial(attack_images, ATTACKS[kind], networks[base], images, rows, limit, config.attack_batch)
-        yield Stage(f"attack/{split}/{base}/{kind}", partial(attack, f"attack network {base}, {split} images: {kind}"))
-    for split, base, kind in config.attacked:
-        originals = data.train if split == "train" else data.heldout_from
-        counts = config.pass_per_type, config.same_per_type if split == "train" else 0
-        score = partial(score_type, read, f"attack/{split}/{base}/{kind}", originals, *counts, config.score_batch)
+        yield Stage(attacked, partial(attack, title))
+        score = partial(score_type, read, attacked, images, config.pass_per_type, same, config.score_batch)
         yield Stage(f"score/{split}/{base}/{kind}", score)
     held_out = load_held_out(config.bases, read, data.heldout_from, data.test)
     yield Stage(f"row/{BASIC}", partial(judge, bases, held_out))
     for job in jobs(config, read):
-        title = f"fine-tune {config.networks} network(s): {job.name}"
-        learn = partial(fit, folder=store.checkpoints(job.name), progress=title)
-        key = key_of(seed, "finetune", job.name)
+        learn, key = (
+            fit(job.name, f"fine-tune {config.networks} network(s): {job.name}"),
+            key_of(seed, "finetune", job.name),
+        )
         tune = partial(finetune, learn, bases, config.orders, job, key, data.train, room, held_out, read)
         yield Stage(f"row/{job.name}", tune)
     if INFIMNIST in config.rows:
-        title = f"train {config.bases} network(s) on InfiMNIST-like data"
-        learn = partial(fit, folder=store.checkpoints("infimnist"), progress=title)
+        learn = fit("infimnist", f"train {config.bases} network(s) on InfiMNIST-like data")
         numbers = config.infimnist_images, config.infimnist_share, config.infimnist_iterations
         anew = partial(train_infimnist, learn, seed, networks, *numbers, data.train, room, held_out)
         yield Stage(f"row/{INFIMNIST}", anew)
 
 
+def row_names(config: Config, read: Read) -> list[str]:
+    """The rows and bands of the run, whose networks a stage "row/..." has judged."""
+    return [BASIC, *(job.name for job in jobs(config, read)), *{INFIMNIST}.intersection(config.rows)]
+
+
 def classifiers(config: Config, data: Data, read: Read) -> dict[str, Classifier]:
     """All networks by row and number: the base ones, and network b * `orders` + o of each row, tuned from base b."""
     found = {}
-    for name in (BASIC, *(job.name for job in jobs(config, read)), *{INFIMNIST}.intersection(config.rows)):
-        stored = read("base" if name == BASIC else f"row/{name}")
+    for name in row_names(config, read):
         count = config.bases if name in (BASIC, INFIMNIST) else config.networks
+        stored = read("base" if name == BASIC else f"row/{name}")
         states = restored(fresh(config.seed, "template", count), stored)
         found.update({f"{name} {number}": each for number, each in enumerate(of_states(states))})
     return found
@@ -205,27 +209,20 @@ def attack_images(
         pixel) and linf float32 [n], in grey levels; attempted and succeeded int64 [], the numbers of correctly
         classified images tried and fooled.
     """
-    parts, tried = [], 0
-    per_pixel = np.float32(255 / np.sqrt(np.prod(data.images.shape[1:])))
-    results = perturb_batches(attack, classifier, data.images[rows], data.labels[rows], batch_size=batch)
-    for result in tqdm(results, desc=title, total=-(-len(rows) // batch), unit="batch", leave=False, disable=None):
-        columns = {
-            "image": result.to_uint8(),
-            "source": rows[tried : tried + batch].astype(np.int32),
-            "prediction": result.prediction,
-            "scale": result.scale * np.float32(255),
-            "l2": result.l2 * per_pixel,
-            "linf": result.linf * np.float32(255),
-            "attempted": result.clean_prediction == data.labels[rows[tried : tried + batch]],
-            "succeeded": result.success,
-        }
-        parts.append(columns)
-        tried += batch
-        if sum(part["succeeded"].sum() for part in parts) >= limit:
-            break
-    merged = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    kept, counts = merged["succeeded"], {name: np.array(merged.pop(name).sum()) for name in ("attempted", "succeeded")}
-    return {**{name: column[kept][:limit] for name, column in merged.items()}, **counts}
+    images, labels = data.images[rows], data.labels[rows]
+    tried = perturb_all(attack, classifier, images, labels, batch_size=batch, enough=limit, progress=title)
+    kept = np.flatnonzero(tried.success)[:limit]
+    found = jax.tree.map(lambda column: column[kept], tried)
+    return {
+        "image": found.to_uint8(),
+        "source": rows[kept].astype(np.int32),
+        "prediction": found.prediction,
+        "scale": found.scale * np.float32(255),
+        "l2": found.l2 * np.float32(255 / np.sqrt(np.prod(images.shape[1:]))),
+        "linf": found.linf * np.float32(255),
+        "attempted": np.sum(tried.clean_prediction == tried.label),
+        "succeeded": np.sum(tried.success),
+    }
 
 
 def score_type(read: Read, attacked: str, originals: Dataset, valid: int, same: int, batch: int) -> Arrays:
@@ -371,7 +368,7 @@ def train_infimnist(
     generator = calibrate(generator, networks[0], key_of(seed, "infimnist", "amplitude"), target=share)
     first = _TEST_INDICES + len(train.labels)
     shares = [misclassified_share(generator, network, first + np.arange(_MEASURED)) for network in networks]
-    images, labels = _generate(generator, first + np.arange(count))
+    images, labels = generator.in_memory(first + np.arange(count))
     data = roomy([images], [labels], [np.arange(count)] * bases, room)
     fitted = fit(fresh(seed, "infimnist", bases), data, steps, key_of(seed, "infimnist", "order"))
     return {
@@ -383,13 +380,3 @@ def train_infimnist(
         "amplitude": np.asarray(generator.amplitude),
         "misclassified_share": np.array(shares, np.float32),
     }
-
-
-def _generate(generator: InfimnistLike, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The images of `indices` in chunks of one size, so that the device holds one chunk of fields."""
-    parts = [
-        jax.tree.map(lambda array, real=real: np.asarray(array)[:real], generator(indices[rows]))
-        for rows, real in batches(len(indices), _CHUNK)
-    ]
-    images, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return images, labels

@@ -17,20 +17,9 @@ import numpy as np
 
 from advjax.attacks.searches import Boundary
 from advjax.plots import error_figure, histogram_figure, metric_figure, perturbation_figure
+from experiments.hard_positives import run
 from experiments.hard_positives.claims import FARTHER_TYPES, Errors, by_base, claims, verdicts
 from experiments.hard_positives.config import BASIC, FIGURE4, HELD_OUT_TYPES, INFIMNIST, PRESETS, ROWS, Config
-from experiments.hard_positives.run import (
-    PASS,
-    Data,
-    band_name,
-    band_scores,
-    classifiers,
-    inside,
-    jobs,
-    load,
-    stages,
-    unmixed_name,
-)
 from experiments.page import Page, data_name, markdown, mean_std, stand_in
 from experiments.study import Read, Row, Study
 
@@ -54,19 +43,23 @@ _EXAMPLE_TYPES, _EXAMPLE_DIGIT = ("FGS", "FGV", "HC-1", "HC-2"), 9
 
 def results_of(config: Config, read: Read) -> dict[str, Errors]:
     """The errors of Table 1's rows in its order, of those of the other choice of mixing, and of Fig. 6's bands."""
-    names = [*ROWS, *(unmixed_name(config, row) for row in config.unmixed_rows), *map(band_name, config.pass_bands)]
-    there = {BASIC, *(job.name for job in jobs(config, read)), *{INFIMNIST}.intersection(config.rows)}
+    names = [
+        *ROWS,
+        *(run.unmixed_name(config, row) for row in config.unmixed_rows),
+        *map(run.band_name, config.pass_bands),
+    ]
+    there = run.row_names(config, read)
     return {name: Errors.of(read(f"row/{name}")) for name in names if name in there}
 
 
 def left_out(config: Config, read: Read) -> dict[str, int]:
     """The bands of Fig. 6 that are, and how many images the base with the fewest has there."""
-    scores = band_scores(config.bases, read) if config.bands else []
-    fewest = {band: min(map(len, rows)) for band, rows in inside(scores, config.pass_bands).items()}
-    return {band_name(band): number for band, number in fewest.items() if number < config.band_minimum}
+    scores = run.band_scores(config.bases, read) if config.bands else []
+    fewest = {band: min(map(len, rows)) for band, rows in run.inside(scores, config.pass_bands).items()}
+    return {run.band_name(band): number for band, number in fewest.items() if number < config.band_minimum}
 
 
-def rows(config: Config, data: Data, read: Read) -> list[Row]:
+def rows(config: Config, data: run.Data, read: Read) -> list[Row]:
     """Every number of the run."""
     return [*_of_attacks(config, read), *_of_networks(config, read)]
 
@@ -112,11 +105,11 @@ def _of_networks(config: Config, read: Read) -> Iterator[Row]:
                 yield Row(NAME, where, BASIC, member, "", None, metric, 0, float(value))
 
 
-def page(config: Config, data: Data, read: Read) -> Page:
+def page(config: Config, data: run.Data, read: Read) -> Page:
     """Table 1 beside the paper's, the two schedules, verdicts, the paper's claims, further sets, the types."""
     results, found, missing = results_of(config, read), rows(config, data, read), left_out(config, read)
     in_table = {name: errors for name, errors in results.items() if name in ROWS}
-    bands = {name: results[name] for name in map(band_name, config.pass_bands) if name in results}
+    bands = {name: results[name] for name in map(run.band_name, config.pass_bands) if name in results}
     findings = verdicts(config, in_table) + [
         f"{name}: left out of Fig. 6; some base network has {number:,} images there, fewer than "
         f"{config.band_minimum:,}."
@@ -220,17 +213,17 @@ def _types(config: Config, found: list[Row]) -> str:
     )
 
 
-def figures(config: Config, data: Data, read: Read) -> dict[str, Any]:
+def figures(config: Config, data: run.Data, read: Read) -> dict[str, Any]:
     """Figs. 2, 4 and 5, and Fig. 6 if there are bands."""
     results, found = results_of(config, read), rows(config, data, read)
-    bands = {name: results[name] for name in map(band_name, config.pass_bands) if name in results}
+    bands = {name: results[name] for name in map(run.band_name, config.pass_bands) if name in results}
     drawn = {"fig2.png": fig2(data, read), "fig4.png": fig4(config, read), "fig5.png": fig5(config, found)}
     if bands:
         drawn["fig6.png"] = fig6(config, results[BASIC], bands, list(left_out(config, read)))
     return drawn
 
 
-def fig2(data: Data, read: Read) -> Any:
+def fig2(data: run.Data, read: Read) -> Any:
     """One image of base network 0 that all four types fooled, a 9 if there is one, and what became of it."""
     stored = {kind: read(f"attack/train/0/{kind}") for kind in _EXAMPLE_TYPES}
     scores = {kind: read(f"score/train/0/{kind}", "valid")["valid"] for kind in _EXAMPLE_TYPES}
@@ -245,7 +238,7 @@ def fig2(data: Data, read: Read) -> Any:
         pictures.append(found["image"][place])
         numbers = f"({scores[kind][place]:.3f}, {found['l2'][place]:.1f}, {found['linf'][place]:.0f})"
         captions.append(f"{kind} → {found['prediction'][place]}\n{numbers}")
-    title = f"A {data.train.labels[chosen]} and what fools the network: ({PASS}, L2 per pixel, L∞)"
+    title = f"A {data.train.labels[chosen]} and what fools the network: ({run.PASS}, L2 per pixel, L∞)"
     return perturbation_figure(data.train.images[chosen], pictures, captions, title=title)
 
 
@@ -262,16 +255,16 @@ def fig4(config: Config, read: Read) -> Any:
                 factors.append(np.full(len(part), images / max(len(part), 1)))
         scores[name], counts[name] = np.concatenate(parts), np.concatenate(factors)
     title = f"PASS of adversarial and hard positive images, {data_name(config.data)}"
-    xlabel = f"{PASS.removesuffix(')')}: SSIM's windows inside the image)"
+    xlabel = f"{run.PASS.removesuffix(')')}: SSIM's windows inside the image)"
     return histogram_figure(scores, counts, xlabel=xlabel, ylabel="images", title=title)
 
 
 def fig5(config: Config, found: list[Row]) -> Any:
     """PASS, L2 and L∞ by type; the norms scaled to a maximum of 1."""
     types, curves = ("FGS", *FARTHER_TYPES), {}
-    for label, metric in ((PASS, "pass_valid"), ("L2 per pixel", "l2_per_pixel"), ("L∞", "linf")):
+    for label, metric in ((run.PASS, "pass_valid"), ("L2 per pixel", "l2_per_pixel"), ("L∞", "linf")):
         values = np.stack([by_base(found, metric, kind) for kind in types])
-        curves[label] = values if label == PASS else values / values.max()
+        curves[label] = values if label == run.PASS else values / values.max()
     title = f"{data_name(config.data)}, {config.bases} network(s); L2 and L∞ scaled to a maximum of 1"
     return metric_figure(types, curves, title=title)
 
@@ -281,21 +274,11 @@ def fig6(config: Config, basic: Errors, bands: dict[str, Errors], missing: list[
     names = f"{data_name(config.data)} test error, %", "held-out adversarial error, %"
     panels = {name: [100 * own.each[row] for own in bands.values()] for row, name in enumerate(names)}
     references = [100 * share.value for share in (basic.clean, basic.adversarial)]
-    labels = [name.removeprefix(f"{PASS} ") for name in bands]
+    labels = [name.removeprefix(f"{run.PASS} ") for name in bands]
     title = f"too few images, left out: {', '.join(missing)}" if missing else ""
-    xlabel = f"{PASS} x 1000 of the images trained on"
+    xlabel = f"{run.PASS} x 1000 of the images trained on"
     return error_figure(labels, panels, references, reference=BASIC, xlabel=xlabel, title=title)
 
 
-STUDY = Study(
-    NAME,
-    "Table 1 of Rozsa, Rudd, Boult 2016",
-    __doc__ or "",
-    PRESETS,
-    load,
-    stages,
-    classifiers,
-    rows,
-    page,
-    figures,
-)
+TITLE = "Table 1 of Rozsa, Rudd, Boult 2016"
+STUDY = Study(NAME, TITLE, __doc__ or "", PRESETS, run.load, run.stages, run.classifiers, rows, page, figures)

@@ -63,6 +63,15 @@ def test_a_second_set_is_not_traced_again_and_a_batch_not_asked_for_is_not_compu
     assert TRACES == []
 
 
+def test_enough_successes_end_it_with_their_batch(digits):
+    classifier, images, labels = digits
+    whole = perturb_all(fgs(0.5), classifier, images, labels, batch_size=2)
+    assert whole.success.tolist() == [True, True, False, True, True, True, True]
+    for enough, asked in ((1, 2), (2, 2), (3, 4), (4, 6), (99, 7)):
+        some = perturb_all(fgs(0.5), classifier, images, labels, batch_size=2, enough=enough)
+        np.testing.assert_array_equal(some.image, whole.image[:asked])
+
+
 def test_a_stack_is_refused(digits):
     classifier, images, labels = digits
     with pytest.raises(ValueError, match="must be a single attack, got a stack"):

@@ -2,10 +2,11 @@
 
 import dataclasses
 import pathlib
-import types
 from typing import Any
 
 import numpy as np
+
+from advjax.attacks import Perturbation
 
 __all__ = ["MemoryStore", "Training", "fake_perturbation", "spy_on_training"]
 
@@ -82,15 +83,15 @@ def spy_on_training(monkeypatch, module) -> Training:
 
 
 def fake_perturbation(images, labels, *, success=True):
-    """As much of a `Perturbation` as the experiments read: the images as they are, every answer one class off."""
-    count = len(labels)
-    pixels = np.round(np.asarray(images) * 255).astype(np.uint8)
-    sizes = {name: np.ones(count, np.float32) for name in ("scale", "l0", "l1", "l2", "linf")}
-    return types.SimpleNamespace(
+    """The `Perturbation` of an attack that leaves images as they are; every answer is one class off."""
+    count, labels = len(labels), np.asarray(labels)
+    numbers = {name: np.ones(count, np.float32) for name in ("scale", "l0", "l1", "l2", "linf")}
+    numbers |= {name: np.zeros(count, np.int32) for name in ("calls", "failure", "non_finite", "faults")}
+    return Perturbation(
         image=np.asarray(images),
+        label=labels,
         success=np.full(count, success),
-        prediction=(np.asarray(labels) + 1) % 10,
-        clean_prediction=np.asarray(labels),
-        to_uint8=lambda: pixels,
-        **sizes,
+        prediction=(labels + 1) % 10,
+        clean_prediction=labels,
+        **numbers,
     )

@@ -168,9 +168,11 @@ def test_networks_of_one_purpose_differ_in_their_weights():
 def test_infimnist_is_made_of_training_images_alone_and_calibrated_on_base_0(monkeypatch):
     asked = []
 
-    def generator(indices):
+    def in_memory(indices):
         asked.append(np.asarray(indices))
         return np.zeros((len(indices), 2, 2, 1), np.uint8), np.ones(len(indices), np.int32)
+
+    generator = types.SimpleNamespace(in_memory=in_memory)
 
     def made(images, labels, key):
         assert images is TRAIN.images
@@ -258,15 +260,14 @@ def test_every_row_goes_on_from_the_bases_and_is_judged_by_the_held_out_images(h
 def test_the_images_attacked_are_the_sources_with_their_labels(monkeypatch):
     seen = []
 
-    def spy(attack, classifier, images, labels, *, batch_size):
-        seen.append((attack, classifier, images[:, 0, 0, 0].tolist(), labels.tolist(), batch_size))
-        for start in range(0, len(labels), batch_size):
-            rows = slice(start, start + batch_size)
-            yield fake_perturbation(images[rows] / np.float32(255), labels[rows])
+    def spy(attack, classifier, images, labels, *, batch_size, enough, progress):
+        seen.append((attack, classifier, images[:, 0, 0, 0].tolist(), labels.tolist(), batch_size, enough))
+        asked = batch_size * -(-enough // batch_size)
+        return fake_perturbation(images[:asked] / np.float32(255), labels[:asked])
 
-    monkeypatch.setattr(run, "perturb_batches", spy)
+    monkeypatch.setattr(run, "perturb_all", spy)
     found = attack_images("attack", "network", TEST, np.array([7, 2, 5, 1]), 9, 3)
-    assert seen == [("attack", "network", [107, 102, 105, 101], [7, 2, 5, 1], 3)]
+    assert seen == [("attack", "network", [107, 102, 105, 101], [7, 2, 5, 1], 3, 9)]
     assert (found["source"].tolist(), found["attempted"], found["succeeded"]) == ([7, 2, 5, 1], 4, 4)
     np.testing.assert_array_equal(found["image"], TEST.images[[7, 2, 5, 1]])
     few = attack_images("attack", "network", TEST, np.array([7, 2, 5, 1]), 2, 3)  # the second batch is not asked for

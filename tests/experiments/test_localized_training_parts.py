@@ -27,7 +27,7 @@ from experiments.localized_training.run import (
 from experiments.localized_training.study import INPUTS, LOSSES, means, orderings, percentages, worst
 from tests.experiments.spies import MemoryStore
 
-TINY = Config("tiny", "digits", held_back=0, attack_steps=3, step_size=0.2, test_images=500, strong_images=500)
+TINY = Config("tiny", data="digits", held_back=0, attack_steps=3, step_size=0.2, test_images=500, strong_images=500)
 PAPER = {model: dict(zip(INPUTS, (clean / 1000, *rest), strict=True)) for model, (clean, *rest) in LOSSES.items()}
 
 
