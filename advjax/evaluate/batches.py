@@ -47,6 +47,7 @@ class Batches:
       padded: rows of a batch: `size`, rounded up to a multiple of the number of devices.
       over_images: the sharding of arrays whose first axis runs over images.
       everywhere: the sharding of arrays that every device needs whole.
+      chosen: int32 [n], the images that the batches go through; all of them unless `only` chose some.
     """
 
     images: np.ndarray
@@ -55,18 +56,22 @@ class Batches:
     padded: int
     over_images: jax.sharding.Sharding
     everywhere: jax.sharding.Sharding
+    chosen: np.ndarray
 
     def __len__(self) -> int:
-        return -(-len(self.labels) // self.size)
+        return -(-len(self.chosen) // self.size)
 
     def __getitem__(self, index: int) -> Batch:
-        start = index * self.size
-        count = min(self.size, len(self.labels) - start)
-        rows = filled(np.arange(start, start + count, dtype=np.int32), self.padded)
+        meant = self.chosen[index * self.size : (index + 1) * self.size]
+        rows = filled(meant, self.padded)
         images, labels = jax.device_put((self.images[rows], self.labels[rows]), self.over_images)
         if images.dtype == jnp.uint8:
             images = _to_float(images)
-        return Batch(images, labels, rows, count)
+        return Batch(images, labels, rows, len(meant))
+
+    def only(self, chosen: np.ndarray) -> "Batches":
+        """Batches of these images alone, int32 [n], one after the other: of the same shape, so for the same program."""
+        return dataclasses.replace(self, chosen=chosen)
 
     def keys(self, key: jax.Array, rows: np.ndarray) -> jax.Array:
         """`fold_in(key, i)` for each index i of `rows`: what image i draws from, whatever its batch."""
@@ -77,17 +82,17 @@ def make_batches(data: Data, batch_size: int, devices: Sequence[jax.Device] | No
     """`Batches` of `data`, a `Dataset` or (images, labels), over `devices` (default: all of this process)."""
     images, labels = check_data(data)
     check_count("batch_size", batch_size)
-    chosen = list(jax.local_devices() if devices is None else devices)
-    if not chosen:
+    places = list(jax.local_devices() if devices is None else devices)
+    if not places:
         raise ValueError("devices must hold at least one device, got none")
-    size = min(batch_size, len(labels))
-    if len(chosen) == 1:
-        one = SingleDeviceSharding(chosen[0])
-        return Batches(images, labels, size, size, one, one)
-    mesh = Mesh(np.asarray(chosen), ("images",), axis_types=(AxisType.Auto,))
+    size, everything = min(batch_size, len(labels)), np.arange(len(labels), dtype=np.int32)
+    if len(places) == 1:
+        one = SingleDeviceSharding(places[0])
+        return Batches(images, labels, size, size, one, one, everything)
+    mesh = Mesh(np.asarray(places), ("images",), axis_types=(AxisType.Auto,))
     over_images, everywhere = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("images",), ()))
-    padded = -(-size // len(chosen)) * len(chosen)
-    return Batches(images, labels, size, padded, over_images, everywhere)
+    padded = -(-size // len(places)) * len(places)
+    return Batches(images, labels, size, padded, over_images, everywhere, everything)
 
 
 def check_data(data: Data) -> tuple[np.ndarray, np.ndarray]:

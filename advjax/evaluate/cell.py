@@ -11,7 +11,7 @@ from advjax.attacks.attack import Failure
 from advjax.evaluate.intervals import Accuracy, accuracy_of
 from advjax.evaluate.measure import DISTANCES
 
-__all__ = ["CLEAN", "Cell", "clean_cell", "merge_runs"]
+__all__ = ["CLEAN", "Cell", "clean_cell", "merge_runs", "worst_run"]
 
 CLEAN = "clean"
 """The name of no attack."""
@@ -158,15 +158,21 @@ def merge_runs(
     failure = np.where(runs["met"], Failure.NONE, failure)
     failure = np.where(runs["possible"], failure, Failure.LABEL_IS_TARGET)
     failure = np.where(clean_correct[None], failure, Failure.ALREADY_MISCLASSIFIED).astype(np.int8)
-    # A loss that is NaN is no small one.
-    loss = np.where(np.isnan(runs["loss"]), np.inf, runs["loss"])
-    worst = np.lexsort((loss, ~runs["correct"], runs["met"]), axis=0)[-1:]
     arrays = {name: array for name, array in runs.items() if name in _TAKEN} | {"failure": failure}
+    worst = worst_run(runs)
     taken: dict[str, Any] = {name: np.take_along_axis(array, worst, axis=0)[0] for name, array in arrays.items()}
     if not is_random:
         taken["share"] = None
     taken["non_finite"] = np.any(runs["non_finite"], axis=0)
     return Cell(model, attack, source, runs["correct"], **taken)
+
+
+def worst_run(runs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Which of R runs hurt each image most, int [1, N], by the order that `Cell` tells; `runs` as for `merge_runs`."""
+    # A loss that is NaN is no small one.
+    loss = np.where(np.isnan(runs["loss"]), np.inf, runs["loss"])
+    worst: np.ndarray = np.lexsort((loss, ~runs["correct"], runs["met"]), axis=0)[-1:]
+    return worst
 
 
 # What a cell has of one run.

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from advjax import fgs, from_function, pgd, stack
+from advjax.attacks import targeted
+from advjax.attacks.perturb import perturb_in_silence
 from advjax.evaluate import MinimalEpsilon, accuracy_epsilon_figure, evaluate, minimal_epsilon, sweep
 from tests.models_for_tests import convolutional, convolutional_weights, grid_images, linear, linear_weights
 
@@ -53,6 +55,99 @@ def test_all_epsilons_and_batches_are_one_program(jit_compilations):
     traces.clear()
     sweep(first, fgs, np.linspace(0, 1, 20), (IMAGES, LABELS), **OPTIONS)
     assert len(traces) <= few
+
+
+def test_a_monotone_sweep_is_the_worst_of_the_evaluations_up_to_each_epsilon():
+    """What it finds is, to the bit, what attacks on all images find; an image that was got stays as it was."""
+    attacks = {f"epsilon {epsilon:g}": pgd_at(epsilon) for epsilon in EPSILONS}
+    cells = evaluate({"model": MODEL}, attacks, (IMAGES, LABELS), **OPTIONS).cells[1:]
+    shuffled = [EPSILONS[place] for place in (2, 0, 3, 1)]
+    found = sweep(MODEL, pgd_at, shuffled, (IMAGES, LABELS), monotone=True, **OPTIONS)
+    assert [cell.attack for cell in found.report.cells[1:]] == [f"epsilon {epsilon:g}" for epsilon in shuffled]
+    by_name = {cell.attack: cell for cell in found.report.cells}
+    names = ("correct", "loss", "prediction", "l2", "linf", "failure")
+    hardest = np.zeros(11, int)
+    for index, plain in enumerate(cells):
+        # The first epsilon that got the image, or before that the one of the largest loss.
+        worse = cells_at(cells, hardest, "correct") & (
+            ~plain.correct | (plain.loss >= cells_at(cells, hardest, "loss"))
+        )
+        hardest = np.where(worse, index, hardest)
+        for name in names:
+            np.testing.assert_array_equal(getattr(by_name[plain.attack], name), cells_at(cells, hardest, name))
+    assert len(np.unique(hardest)) == 4
+
+
+def cells_at(cells, which, name):
+    return np.stack([getattr(cell, name) for cell in cells])[which, np.arange(len(which))]
+
+
+def test_what_a_smaller_epsilon_fooled_stays_fooled_and_is_not_attacked_again(monkeypatch):
+    """Here the larger ones do nothing, so that the curve would rise."""
+    batches = []
+
+    def counted(attack, *arguments):
+        batches.append(attack)
+        return perturb_in_silence(attack, *arguments)
+
+    monkeypatch.setattr("advjax.evaluate.measure.perturb_in_silence", counted)
+    strength = {0.05: 0.05, 0.3: 1.0, 0.4: 0.0, 0.5: 0.0}
+    found = sweep(MODEL, lambda e: fgs(strength[e]), list(strength), (IMAGES, LABELS), monotone=True, **OPTIONS)
+    left = [cell.correct.sum() for cell in found.report.cells[1:]]
+    assert 11 > left[0] > left[1] == left[2] == left[3]
+    assert 11 - left[0] > 2
+    assert len(batches) == 3 + sum(-(-count // 4) for count in left[:-1])
+    assert (found.report.cells[4].linf <= 1.0).all()
+    assert (found.report.cells[4].success == found.report.cells[2].success).all()
+
+
+def test_a_monotone_sweep_where_nothing_is_left():
+    labels = np.where(np.arange(11) == 0, LABELS, (LABELS + 1) % 5)
+    found = sweep(MODEL, lambda e: fgs(0.0), [0.1, 0.2], (IMAGES, labels), monotone=True, **OPTIONS)
+    assert [cell.accuracy.value for cell in found.report.cells] == [0, 0, 0]
+
+
+def test_all_of_a_monotone_sweep_is_one_program(jit_compilations):
+    traces = []
+
+    def model(weights, images):
+        traces.append(images.shape)
+        return convolutional(weights, images)
+
+    first, other = (from_function(model, convolutional_weights(seed)) for seed in (1, 0))
+    sweep(first, fgs, [0.05, 0.0], (IMAGES, LABELS), monotone=True, **OPTIONS)
+    before = jit_compilations()
+    sweep(other, fgs, [0.02, 0.1], (IMAGES, LABELS), monotone=True, **OPTIONS)
+    assert jit_compilations() == before
+    # Nor is it another program for more epsilons, which leave other numbers of images.
+    few = len(traces)
+    found = sweep(other, fgs, [0.3, 0.02, 0.1, 0.05, 0.2], (IMAGES, LABELS), monotone=True, **OPTIONS)
+    assert len({cell.correct.sum() for cell in found.report.cells}) > 2
+    # What is asked for its number of classes, not compiled.
+    assert len(traces) - few <= 2
+
+
+def test_a_monotone_sweep_goes_on_until_the_target_is_reached():
+    targets = (LABELS + 2) % 5
+
+    def attack(epsilon):
+        return targeted(pgd(epsilon, step_size=epsilon / 4, steps=10), targets)
+
+    cells = sweep(MODEL, attack, [0.05, 0.1, 0.3], (IMAGES, LABELS), monotone=True, **OPTIONS).report.cells[1:]
+    reached = np.stack([cell.prediction == targets for cell in cells])
+    np.testing.assert_array_equal(reached, np.maximum.accumulate(reached))
+    right = np.stack([cell.correct for cell in cells])
+    np.testing.assert_array_equal(right, np.minimum.accumulate(right))
+    on_the_way = ~cells[0].correct & ~reached[0] & cells[2].success
+    assert reached[2][on_the_way].all()
+    assert on_the_way.any()
+
+
+def test_a_monotone_sweep_on_several_devices():
+    one = sweep(MODEL, fgs, EPSILONS, (IMAGES, LABELS), monotone=True, **OPTIONS)
+    three = sweep(MODEL, fgs, EPSILONS, (IMAGES, LABELS), monotone=True, **{**OPTIONS, "devices": jax.devices()[:3]})
+    for cell, other in zip(one.report.cells, three.report.cells, strict=True):
+        np.testing.assert_array_equal(cell.correct, other.correct)
 
 
 def test_curves_are_drawn_in_order():
