@@ -55,6 +55,9 @@ def evaluate(
     attack. It is judged at `draws` fresh ones for each image, the clean one too; see `Cell`. `evaluate` warns of such
     a model, and of one that seems to be in training mode or to return probabilities, once each.
 
+    One attack at many epsilons costs here what as many attacks do; `sweep` with `monotone` attacks at each epsilon only
+    the images that no smaller one fooled.
+
     Args:
       models: classifiers by name, for the same images and classes.
       attacks: attacks by name; numbers and masks in them may be given for each of the N images. The runs of a `stack`

@@ -91,14 +91,14 @@ def test_what_a_smaller_epsilon_fooled_stays_fooled_and_is_not_attacked_again(mo
         return perturb_in_silence(attack, *arguments)
 
     monkeypatch.setattr("advjax.evaluate.measure.perturb_in_silence", counted)
-    strength = {0.05: 0.05, 0.3: 1.0, 0.4: 0.0, 0.5: 0.0}
+    strength = {0.05: 0.02, 0.3: 0.05, 0.4: 0.0, 0.5: 0.0}
     found = sweep(MODEL, lambda e: fgs(strength[e]), list(strength), (IMAGES, LABELS), monotone=True, **OPTIONS)
     left = [cell.correct.sum() for cell in found.report.cells[1:]]
-    assert 11 > left[0] > left[1] == left[2] == left[3]
+    assert 11 > left[0] > left[1] == left[2] == left[3] > 0
     assert 11 - left[0] > 2
     assert len(batches) == 3 + sum(-(-count // 4) for count in left[:-1])
-    assert (found.report.cells[4].linf <= 1.0).all()
-    assert (found.report.cells[4].success == found.report.cells[2].success).all()
+    # Nor does it make the others better than they were.
+    np.testing.assert_array_equal(found.report.cells[4].loss, found.report.cells[2].loss)
 
 
 def test_a_monotone_sweep_where_nothing_is_left():
