@@ -1,0 +1,11 @@
+"""All jobs by name, in the order of the summary."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from benchmarks.harness import Job
+from benchmarks.jobs import attacks, training
+
+__all__ = ["JOBS"]
+
+JOBS: Mapping[str, Job] = MappingProxyType({**attacks.JOBS, **training.JOBS})
