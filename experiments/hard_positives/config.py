@@ -86,6 +86,9 @@ class Config(Settings):
     bases: int = setting(3, "base networks, each of its own initial weights and order.")
     orders: int = setting(3, "fine-tuned networks for each base, each of its own order of the data.")
     batch_size: int = setting(64, "images a step.")
+    base: str = setting(
+        "", "file of LeNet's weights, kept as its SHA-256: they are the base network's, and none is trained."
+    )
     base_iterations: int = setting(10_000, "steps of a base network.")
     finetune_iterations: int = setting(20_000, "steps of fine-tuning, with a fresh solver.")
     rows: tuple[str, ...] = setting(tuple(ROWS), "the rows of Table 1 to compute.")
@@ -119,6 +122,8 @@ class Config(Settings):
                 raise ValueError(f"{name} must be among {known}, got {wrong}")
         if any(low >= high for low, high in self.pass_bands):
             raise ValueError(f"bands must be rising edges, got {self.bands}")
+        if self.base and self.bases > 1:
+            raise ValueError(f"base is one network: bases must be 1, got {self.bases}")
 
     @property
     def networks(self) -> int:
@@ -178,6 +183,10 @@ PRESETS = presets(
         "cpu3": """
             orders=1 train_sources=20_000 heldout_sources=6_000 band_iterations=10_000
             attack_batch=500 score_batch=500 block=250
+        """,
+        "figures": """
+            bases=1 orders=1 rows='Basic LeNet' unmixed_rows= bands= train_sources=5_000
+            heldout_source=test heldout_sources=410 heldout_per_type=400 attack_batch=500 score_batch=500 block=250
         """,
         "paper": "",
     },

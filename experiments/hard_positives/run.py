@@ -1,5 +1,6 @@
 """The run: base networks, attacks on them, PASS, the networks tuned on the images found, and what each answers."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,7 +12,10 @@ from flax import nnx
 from advjax.classifier import Classifier, from_nnx
 from advjax.data import Dataset, calibrate, infimnist_like, misclassified_share
 from advjax.evaluate import pass_all, perturb_all
+from advjax.fingerprint import file_digest
+from advjax.models.counting import abstract
 from advjax.models.lenet import LeNet, caffe_solver
+from advjax.models.weights import load_weights
 from advjax.training import Fitted, Resident, Trainer, TrainState, create, predict, stack, to_model, train_step, unstack
 from experiments.hard_positives.config import (
     ATTACKS,
@@ -52,6 +56,7 @@ class Data(NamedTuple):
         sources: int [n], indices into `train`, the same for every base.
         heldout_from: the split that the held-out images are made of.
         heldout: for each base its own indices into that; if it is `train`, none of them is in `sources`.
+        base: the file of the base network's weights; empty: it is trained.
     """
 
     train: Dataset
@@ -59,6 +64,7 @@ class Data(NamedTuple):
     sources: np.ndarray
     heldout_from: Dataset
     heldout: list[np.ndarray]
+    base: str = ""
 
 
 class HeldOut(NamedTuple):
@@ -95,7 +101,10 @@ class Job(NamedTuple):
 
 
 def load(config: Config, data_dir: Folder | None) -> Loaded[Config, Data]:
-    """The digits, and the sources of both sets, drawn by the seed."""
+    """The digits, and the sources of both sets, drawn by the seed; the configuration holds the digest of `base`."""
+    file = config.base
+    if file:
+        config = dataclasses.replace(config, base=file_digest(file))
     train, test, read = load_both(config.data, data_dir)
     order = np.asarray(jax.random.permutation(key_of(config.seed, "sources"), len(train.labels)))
     heldout_from, rest = train, order[config.train_sources :]
@@ -108,7 +117,7 @@ def load(config: Config, data_dir: Folder | None) -> Loaded[Config, Data]:
             raise ValueError(f"{wanted} exceeds the {len(there)} images that {config.data} has for it")
     rest = rest[: config.heldout_sources]
     heldout = [rest[base :: config.bases] for base in range(config.bases)]
-    return Loaded(config, Data(train, test, order[: config.train_sources], heldout_from, heldout), read)
+    return Loaded(config, Data(train, test, order[: config.train_sources], heldout_from, heldout, file), read)
 
 
 def stages(config: Config, data: Data, store: Store) -> Iterator[Stage]:
@@ -121,7 +130,8 @@ def stages(config: Config, data: Data, store: Store) -> Iterator[Stage]:
         return partial(trainer.fit, every=every, folder=store.checkpoints(name), progress=title)
 
     learn = fit("base", f"train {config.bases} base network(s)")
-    yield Stage("base", partial(train_bases, learn, seed, config.bases, config.base_iterations, data.train, room))
+    train = partial(train_bases, learn, seed, config.bases, config.base_iterations, data.train, room)
+    yield Stage("base", partial(read_base, data.base) if data.base else train)
     bases = restored(fresh(seed, "template", config.bases), read("base"))
     networks = of_states(bases)
     for split, base, kind in config.attacked:
@@ -189,6 +199,11 @@ def train_bases(fit: Fit, seed: int, bases: int, steps: int, train: Dataset, roo
     data = roomy([train.images], [train.labels], [np.arange(len(train.labels))] * bases, room)
     fitted = fit(fresh(seed, "base", bases), data, steps, key_of(seed, "base"))
     return {**weights(fitted.states), "loss": fitted.loss}
+
+
+def read_base(file: str) -> Arrays:
+    """The base network of published weights."""
+    return weights(stack([create(load_weights(abstract(LeNet), file), OPTIMIZER)]))
 
 
 def attack_images(

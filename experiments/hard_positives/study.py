@@ -3,6 +3,7 @@
     python -m experiments hard_positives --preset quick   # scikit-learn's digits: minutes on two cores
     python -m experiments hard_positives --preset cpu     # MNIST, one base network: about an hour on two cores
     python -m experiments hard_positives --preset cpu3    # MNIST, three base networks: three to four hours of two cores
+    python -m experiments hard_positives --preset figures # Figs. 2, 4, 5 alone: minutes, with --set base=WEIGHTS
     python -m experiments hard_positives --preset paper   # MNIST, the whole experiment: one GPU
 
 Expected of `paper`: clean error from 0.937 % (base) to 0.673 % (HC-D-9-1.05), adversarial error from 64.21 to 14.85 %.
@@ -168,12 +169,15 @@ def table1(config: Config, results: dict[str, Errors]) -> str:
 
 def schedule(config: Config) -> dict[str, str]:
     """What this run did, by the names of the paper's schedule."""
+    own = f"weights of a file (SHA-256 {config.base[:12]}...)"
+    if not config.base:
+        own = f"{config.base_iterations:,} steps of {config.batch_size}"
+    tuned = f"{config.networks} ({config.bases} bases x {config.orders} orders), {config.finetune_iterations:,} steps"
     search = ", ".join(f"{each.name} {getattr(Boundary(), each.name):g}" for each in dataclasses.fields(Boundary))
     return {
         "data": data_name(config.data),
-        "base networks": f"{config.bases}, {config.base_iterations:,} steps of {config.batch_size}",
-        "fine-tuned networks a row": f"{config.networks} ({config.bases} bases x {config.orders} orders), "
-        f"{config.finetune_iterations:,} steps, fresh solver",
+        "base networks": f"{config.bases}, {own}",
+        "fine-tuned networks a row": f"{tuned}, fresh solver" if set(config.rows) - {BASIC, INFIMNIST} else "none",
         "images whose perturbations are trained on": f"{config.train_sources:,}, at most {config.cap_per_type:,} "
         "images of a type",
         "clean images in the fine-tuning set": "all" if config.mix_clean else "none",

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from advjax.data import load as load_set
 from advjax.evaluate import Share
-from advjax.training import Trainer, train_step
+from advjax.fingerprint import file_digest
+from advjax.training import Trainer, train_step, unstack
 from experiments.hard_positives.claims import Errors, claims, verdicts
 from experiments.hard_positives.config import ATTACKS, BASIC, HELD_OUT_TYPES, INFIMNIST, PRESETS, ROWS, Config
 from experiments.hard_positives.run import (
@@ -20,6 +21,7 @@ from experiments.hard_positives.run import (
     fresh,
     load,
     of_states,
+    stages,
     train_bases,
     train_infimnist,
 )
@@ -93,6 +95,26 @@ def test_schedules_stand_side_by_side():
     assert schedule(PRESETS["cpu"])["base networks"] == "1, 10,000 steps of 64"
     assert schedule(PRESETS["cpu"])["data"] == "MNIST"
     assert schedule(PRESETS["quick"])["data"] == "scikit-learn's digits"
+    published = schedule(dataclasses.replace(PRESETS["figures"], base="0123456789abcdef"))
+    assert published["base networks"] == "1, weights of a file (SHA-256 0123456789ab...)"
+    assert published["fine-tuned networks a row"] == "none"
+
+
+def test_the_base_network_of_a_file_is_that_one_and_known_by_its_digest(tmp_path):
+    rng = np.random.default_rng(0)
+    shapes = {"conv1": (20, 1, 5, 5), "conv2": (50, 20, 5, 5), "ip1": (500, 800), "ip2": (10, 500)}
+    arrays = {f"{name}.weight": rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    arrays |= {f"{name}.bias": rng.normal(size=shape[:1]).astype(np.float32) for name, shape in shapes.items()}
+    np.savez(tmp_path / "lenet.npz", **arrays)
+    config = dataclasses.replace(TINY, bases=1, rows=(BASIC,), bands=(), base=str(tmp_path / "lenet.npz"))
+    config, data, _ = load(config, None)
+    assert config.base == file_digest(tmp_path / "lenet.npz")
+    first = next(stages(config, data, open_store(tmp_path / "out", config)))
+    assert first.name == "base"
+    read = restored(fresh(0, "template", 1), first.compute())
+    np.testing.assert_array_equal(unstack(read)[0].params["dense2"]["kernel"].get_value(), arrays["ip2.weight"].T)
+    with pytest.raises(ValueError, match="base is one network: bases must be 1, got 3"):
+        dataclasses.replace(config, bases=3)
 
 
 def test_verdict_claims_nothing_within_noise():
