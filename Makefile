@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test test-all mutate lint bench clean
+.PHONY: demo test test-all mutate lint bench gpu gpu-carry clean
 
 demo: $(VENV)/.installed-experiments  ## attack, score, fine-tune: the main job on real images, in minutes
 	$(BIN)/python -m experiments hard_positives --preset quick --out runs/demo
@@ -34,10 +34,33 @@ bench: $(VENV)/.installed-peers  ## side by side with peers; results in benchmar
 	for b in $(filter-out %imagenet_models.py,$(wildcard benchmarks/bench_*.py)); do $(BIN)/python $$b || exit 1; done
 	test -z "$(PHOTOGRAPHS)" || $(BIN)/python benchmarks/bench_imagenet_models.py "$(PHOTOGRAPHS)"
 
+# A machine with a GPU is lent for minutes and reaches no network: its own Python has JAX, the rest is carried along.
+GPU_PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
+PRESET ?= paper
+MINUTES ?= 8.5
+
+gpu:  ## the long runs, some minutes of them: the same command goes on (PRESET=smoke: a try without a GPU)
+	$(GPU_PYTHON) -m experiments.gpu --preset $(PRESET) --minutes $(MINUTES) --runs runs/gpu-$(PRESET)
+
+# What that machine runs, and which of our packages it may lack. Those there of any version are left alone.
+GPU_PLATFORM := --implementation cp --python-version 3.12 \
+	$(addprefix --platform=manylinux,_2_28_x86_64 _2_27_x86_64 _2_17_x86_64 2014_x86_64)
+GPU_WHEELS := absl-py aiofiles array-record attrs chex cloudpickle dm-pix dm-tree docstring-parser einops etils flax fsspec \
+	googleapis-common-protos grain humanize immutabledict markdown-it-py mdurl msgpack optax orbax-checkpoint portpicker \
+	prometheus-client psutil pygments pyyaml rich simple-parsing simplejson tensorflow-datasets tensorflow-metadata \
+	termcolor toml toolz tqdm treescope typing-extensions wrapt zipp
+
+gpu-carry: $(VENV)/.installed-experiments  ## fill .gpu with wheels and data sets (of TFDS_DATA_DIR) to carry along
+	rm -rf .gpu && mkdir -p .gpu/wheels .gpu/tfds
+	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: $(GPU_PLATFORM) -c constraints.txt -d .gpu/wheels $(GPU_WHEELS)
+	$(BIN)/python -m pip wheel --quiet --no-deps -c constraints.txt -w .gpu/wheels promise
+	cp -r $(TFDS_DATA_DIR)/mnist .gpu/tfds
+	tar -c -C $(TFDS_DATA_DIR) cifar10 | split -n 2 - .gpu/cifar10.
+
 $(VENV)/.installed-%: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .gpu .pytest_cache .mypy_cache .ruff_cache
