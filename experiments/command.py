@@ -13,7 +13,7 @@ from experiments.config import explained, with_settings
 from experiments.store import finished_stages
 from experiments.study import Study, run
 
-__all__ = ["main"]
+__all__ = ["alone", "main"]
 
 # "Try again" in <sysexits.h>: what ends before it is done.
 _NOT_YET = 75
@@ -47,6 +47,11 @@ def main(studies: Mapping[str, Study[Any, Any]], arguments: Sequence[str] | None
     print(f"{options.minutes:g} minutes are over, {told}. {len(done)} stages are finished in {out}"
           f"{f', the last is {done[-1]}' if done else ''}; the same command goes on.", file=sys.stderr)  # fmt: skip
     raise SystemExit(_NOT_YET)
+
+
+def alone(study: Study[Any, Any]) -> None:
+    """`main` for a command line that names no study, as it is this one."""
+    main({study.name: study}, [study.name, *sys.argv[1:]])
 
 
 def _parser(studies: Mapping[str, Study[Any, Any]], arguments: Sequence[str]) -> argparse.Namespace:

@@ -11,20 +11,27 @@ __all__ = ["Settings", "explained", "presets", "setting", "with_settings"]
 V = TypeVar("V")
 
 
-def setting(default: V, meaning: str, *, least: int = 1) -> V:
-    """A field of a configuration: its default, what it is for, and of an int its smallest value."""
-    return dataclasses.field(default=default, metadata={"meaning": meaning, "least": least})
+def setting(default: V, meaning: str, *, least: float | None = None, among: Iterable[str] = ()) -> V:
+    """A field of a configuration.
+
+    Args:
+        default: its value in the paper's preset.
+        meaning: what it is for.
+        least: the smallest value of a number, or of the numbers of a tuple; None: 1 of an int, 0 of a float.
+        among: the texts that it, or each member of a tuple, may be; (): any.
+    """
+    return dataclasses.field(default=default, metadata={"meaning": meaning, "least": least, "among": tuple(among)})
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What all configurations have. A field is one of a `Literal`'s values, an int not too small, finite floats.
+    """What all configurations have; their fields are checked.
 
     Attributes:
         preset: the name it started from.
 
     Raises:
-        ValueError: a field is not as above; the message names it.
+        ValueError: a field is none of the values of its `Literal` or of `among`, or a number too small or not finite.
 
     >>> @dataclasses.dataclass(frozen=True)
     ... class Config(Settings):
@@ -39,16 +46,19 @@ class Settings:
     seed: int = setting(0, "decides every draw of the run.", least=0)
 
     def __post_init__(self) -> None:
-        kinds = get_type_hints(type(self))
-        for field in dataclasses.fields(self):
-            name, kind, content = field.name, kinds[field.name], getattr(self, field.name)
-            if get_origin(kind) is Literal and content not in get_args(kind):
-                raise ValueError(f"{name} must be one of {get_args(kind)}, got {content!r}")
-            if kind is int and content < field.metadata["least"]:
-                raise ValueError(f"{name} must be at least {field.metadata['least']}, got {content}")
-            numbers = content if kind == tuple[float, ...] else (content,) if kind is float else ()
-            if not all(map(math.isfinite, numbers)):
-                raise ValueError(f"{name} must be finite, got {content}")
+        for field, kind in _fields(self):
+            content = getattr(self, field.name)
+            members = content if isinstance(content, tuple) else (content,)
+            allowed = get_args(kind) if get_origin(kind) is Literal else field.metadata["among"]
+            if allowed and not set(members) <= set(allowed):
+                raise ValueError(f"{field.name} must be among {allowed}, got {content!r}")
+            if kind not in (int, float, tuple[float, ...]):
+                continue
+            if not all(map(math.isfinite, members)):
+                raise ValueError(f"{field.name} must be finite, got {content}")
+            least = int(kind is int) if field.metadata["least"] is None else field.metadata["least"]
+            if members and min(members) < least:
+                raise ValueError(f"{field.name} must be at least {least}, got {content}")
 
 
 C = TypeVar("C", bound=Settings)
@@ -80,12 +90,11 @@ def with_settings(config: C, settings: Iterable[str]) -> C:
     >>> with_settings(Config("quick"), ["steps=1000", "norms=l1,linf"])
     Config(preset='quick', seed=0, steps=1000, norms=('l1', 'linf'))
     """
-    kinds, given = get_type_hints(type(config)), {}
+    kinds, given = {field.name: kind for field, kind in _fields(config)}, {}
     for pair in settings:
         name, equals, text = pair.partition("=")
-        if not equals or name not in kinds or name == "preset":
-            names = ", ".join(name for name in kinds if name != "preset")
-            raise ValueError(f"--set must be field=value with a field of {names}; got {pair!r}")
+        if not equals or name not in kinds:
+            raise ValueError(f"--set must be field=value with a field of {', '.join(kinds)}; got {pair!r}")
         given[name] = _read(name, kinds[name], text)
     return dataclasses.replace(config, **given)
 
@@ -96,11 +105,16 @@ def explained(config: Settings) -> str:
     >>> explained(Settings("quick"))
     'seed=0 (int): decides every draw of the run.'
     """
-    kinds, fields = get_type_hints(type(config)), [field for field in dataclasses.fields(config) if field.metadata]
     return "\n".join(
-        f"{field.name}={_told(getattr(config, field.name))} ({_kind(kinds[field.name])}): {field.metadata['meaning']}"
-        for field in fields
+        f"{field.name}={_told(getattr(config, field.name))} ({_kind(kind)}): {field.metadata['meaning']}"
+        for field, kind in _fields(config)
     )
+
+
+def _fields(config: Settings) -> list[tuple[dataclasses.Field[Any], Any]]:
+    """All but `preset`, with their types."""
+    kinds = get_type_hints(type(config))
+    return [(field, kinds[field.name]) for field in dataclasses.fields(config) if field.name != "preset"]
 
 
 def _read(name: str, kind: Any, text: str) -> Any:

@@ -3,7 +3,6 @@
 import dataclasses
 import pathlib
 import zlib
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -33,17 +32,18 @@ def train(
     folder: pathlib.Path,
     *,
     every: int,
-    config: Mapping[str, Any] | None = None,
     validation: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Arrays:
     """Trains one network, going on from the newest checkpoint in `folder`; the arguments are those of `Trainer.fit`.
+
+    Checkpoints are of this configuration, as the run's folder holds no other.
 
     Returns:
         the weights after the last step, whatever validation said; loss and accuracy float32 [blocks], of the images as
         they were trained on; with validation images validation_accuracy float32 [validations].
     """
-    told = {"folder": folder, "every": every, "config": config, "validation": validation}
-    fitted = trainer.fit(model, data, steps, key, progress=f"train {folder.name}", **told)  # type: ignore[arg-type]
+    title = f"train {folder.name}"
+    fitted = trainer.fit(model, data, steps, key, folder=folder, every=every, validation=validation, progress=title)
     found = {} if validation is None else {"validation_accuracy": fitted.history.column("validation_accuracy", 1)[0]}
     return {
         **weights(unstack(fitted.states)[0]),

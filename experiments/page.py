@@ -16,7 +16,6 @@ class Page(NamedTuple):
     """What a report says.
 
     Attributes:
-        file: its name.
         table: the measured numbers beside the paper's, and what stands around them.
         paper: the paper's schedule, by the name of a setting.
         run: this run's, by the same names.
@@ -28,7 +27,6 @@ class Page(NamedTuple):
         counted: when a difference counts, in findings and claims.
     """
 
-    file: str
     table: str
     paper: Mapping[str, str]
     run: Mapping[str, str]

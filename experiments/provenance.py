@@ -4,11 +4,13 @@ import functools
 import os
 import pathlib
 import subprocess
+from collections.abc import Mapping, Sized
+from typing import Any
 
 import advjax
 from advjax.data import Dataset, data_read, load
 
-__all__ = ["commit", "load_both"]
+__all__ = ["check_counts", "commit", "load_both"]
 
 _HERE = pathlib.Path(__file__)
 
@@ -17,6 +19,14 @@ def load_both(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[Datas
     """The training and the test set, and what was read in words."""
     train, test = (load(name, split, data_dir=data_dir) for split in ("train", "test"))
     return train, test, data_read(train, test)
+
+
+def check_counts(config: Any, there: Mapping[str, Sized]) -> None:
+    """Raises a `ValueError` that names a field of `config` which asks for more images than `there` are for it."""
+    for name, images in there.items():
+        if getattr(config, name) > len(images):
+            wanted = f"{name}={getattr(config, name)}"
+            raise ValueError(f"{wanted} exceeds the {len(images)} images that {config.data} has for it")
 
 
 @functools.cache

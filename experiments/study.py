@@ -138,14 +138,14 @@ def report(study: Study[C, D], config: C, data: D, store: Store) -> str:
     """Writes the page, `metrics.csv`, the figures and `config.json` of a finished run, and returns the summary."""
     page = study.page(config, data, store.read)
     figures = study.figures(config, data, store.read)
-    store.write_text(page.file, page_text(study.title, config, page, store.data))
+    store.write_text("table.md", page_text(study.title, config, page, store.data))
     store.write_text("metrics.csv", rows_text(study.rows(config, data, store.read)))
     for name, figure in figures.items():
         store.write_figure(name, figure)
     seconds = store.seconds()
     in_all = sum(seconds.values())
     store.write_config(config, summary=list(page.summary), seconds=seconds, seconds_in_all=round(in_all, 1))
-    files = ", ".join([page.file, "metrics.csv", "config.json", *figures])
+    files = ", ".join(["table.md", "metrics.csv", "config.json", *figures])
     return "\n".join([*page.summary, f"{in_all / 60:.1f} minutes of work; in {store.root}: {files}"])
 
 

@@ -46,6 +46,8 @@ def answers_of(classifier: Classifier, images: np.ndarray, batch_size: int = 500
     >>> answers_of(divided, np.array([0, 255], np.uint8)[:, None, None, None]).tolist()
     [-1, 1]
     """
+    if not len(images):
+        return np.zeros(0, np.int32)
     logits = logits_of(classifier, images, batch_size)
     return np.where(np.isnan(logits).any(-1), NO_ANSWER, logits.argmax(-1)).astype(np.int32)
 

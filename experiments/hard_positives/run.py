@@ -28,7 +28,7 @@ from experiments.hard_positives.config import (
     Config,
 )
 from experiments.networks import key_of, restored, weights
-from experiments.provenance import load_both
+from experiments.provenance import check_counts, load_both
 from experiments.store import Arrays, Store
 from experiments.study import Folder, Loaded, Read, Stage
 
@@ -111,10 +111,7 @@ def load(config: Config, data_dir: Folder | None) -> Loaded[Config, Data]:
     if config.heldout_source == "test":
         key = key_of(config.seed, "held-out sources")
         heldout_from, rest = test, np.asarray(jax.random.permutation(key, len(test.labels)))
-    for name, there in (("train_sources", order), ("heldout_sources", rest)):
-        if getattr(config, name) > len(there):
-            wanted = f"{name}={getattr(config, name)}"
-            raise ValueError(f"{wanted} exceeds the {len(there)} images that {config.data} has for it")
+    check_counts(config, {"train_sources": order, "heldout_sources": rest})
     rest = rest[: config.heldout_sources]
     heldout = [rest[base :: config.bases] for base in range(config.bases)]
     return Loaded(config, Data(train, test, order[: config.train_sources], heldout_from, heldout, file), read)

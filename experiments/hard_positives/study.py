@@ -127,7 +127,6 @@ def page(config: Config, data: run.Data, read: Read) -> Page:
     summary = f"{BASIC} on {data_name(config.data)}: clean error {clean} %, held-out adversarial error {adversarial} %"
     further = (markdown(header, more) if more else "None were run.") + _infimnist(found)
     return Page(
-        file="table.md",
         note=stand_in(config.data),
         table=table1(config, in_table)
         + "\n\nErrors are mean ± standard deviation over networks. The default of mixing clean images into the "

@@ -21,7 +21,7 @@ from advjax.models.madry import MadryNet
 from advjax.training import Resident, Trainer, train_step
 from experiments.config import Settings, presets, setting
 from experiments.networks import classifier_of, key_of, train
-from experiments.provenance import load_both
+from experiments.provenance import check_counts, load_both
 from experiments.store import Arrays, Store
 from experiments.study import Folder, Loaded, Read, Stage
 
@@ -37,9 +37,7 @@ class Config(Settings):
     """One run. The defaults are those of the paper; where it says nothing, of MadryLab/mnist_challenge."""
 
     data: Literal["mnist", "digits"] = setting("mnist", "digits are scikit-learn's (not MNIST, and never called so).")
-    held_back: int = setting(
-        5_000, "first training images, not trained on (TensorFlow's reader: for validation).", least=0
-    )
+    held_back: int = setting(5_000, "first images, not trained on (in TensorFlow's reader for validation).", least=0)
     batch_size: int = setting(50, "images a step.")
     learning_rate: float = setting(1e-4, "of Adam, on the sum of the cross-entropies of a batch.")
     natural_steps: int = setting(100_000, "training steps of the natural model.")
@@ -50,14 +48,14 @@ class Config(Settings):
     attack_steps: int = setting(100, "of PGD in the evaluation.")
     step_size: float = setting(0.01, "of PGD in the evaluation.")
     localize: Literal["after", "inside"] = setting(
-        "after", "cut to the region 'after' PGD, as Algorithm 1 is written, or 'inside' each step."
+        "after", "cut to the region after PGD (Algorithm 1), or in each step."
     )
     threshold: float = setting(0.0, "a pixel above it belongs to the digit (the paper does not say).")
-    neighbors: Literal[4, 8] = setting(
-        8, "of a digit's pixel that are protected too: 8, or 4 (paper: 'directly adjacent')."
-    )
+    neighbors: Literal[4, 8] = setting(8, "of a digit's pixel that Broad protects too (paper: 'directly adjacent').")
     test_images: int = setting(10_000, "first test images, attacked; all are asked as they are.")
-    strong_models: tuple[str, ...] = setting(MODELS, "are attacked by APGD and Square too (not in the paper).")
+    strong_models: tuple[str, ...] = setting(
+        MODELS, "attacked by APGD and Square too (not in the paper).", among=MODELS
+    )
     strong_images: int = setting(1_000, "first test images, for these attacks.")
     apgd_steps: int = setting(100, "of each run of APGD.")
     square_queries: int = setting(5_000, "of Square, for each image.")
@@ -67,8 +65,6 @@ class Config(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if set(self.strong_models) - set(MODELS):
-            raise ValueError(f"strong_models must be among {MODELS}, got {self.strong_models}")
         if not 0 < self.epsilon <= 1:
             raise ValueError(f"epsilon must be in (0, 1], got {self.epsilon}")
         if self.checkpoint_every % self.block:
@@ -102,9 +98,7 @@ def load(config: Config, data_dir: Folder | None) -> Loaded[Config, Data]:
     learned = dataclasses.replace(learned, images=learned.images[own], labels=learned.labels[own])
     if len(learned.labels) < config.batch_size:
         raise ValueError(f"held_back={config.held_back} leaves {len(learned.labels)} images, less than a batch")
-    for name in ("test_images", "strong_images"):
-        if getattr(config, name) > len(asked.labels):
-            raise ValueError(f"{name}={getattr(config, name)} exceeds the {len(asked.labels)} images of {config.data}")
+    check_counts(config, {"test_images": asked.labels, "strong_images": asked.labels})
     return Loaded(config, (learned, asked), read)
 
 
@@ -131,18 +125,11 @@ def training_stage(config: Config, model: str, learned: Dataset, store: Store) -
     attack = attacks(config, training=True).get(model)
     # The step's objective is the mean over the batch, Madry's the sum.
     optimizer = optax.chain(optax.scale(float(config.batch_size)), optax.adam(config.learning_rate))
-    compute = partial(
-        train,
-        Trainer(train_step(optimizer, attack=attack), batch_size=config.batch_size, block=config.block),
-        network(config.seed),
-        Resident(learned.images, learned.labels),
-        config.natural_steps if model == "natural" else config.adversarial_steps,
-        key_of(config.seed, "order"),
-        store.checkpoints(model),
-        every=config.checkpoint_every,
-        config=dataclasses.asdict(config),
-    )
-    return Stage(f"train/{model}", compute)
+    trainer = Trainer(train_step(optimizer, attack=attack), batch_size=config.batch_size, block=config.block)
+    images, key = Resident(learned.images, learned.labels), key_of(config.seed, "order")
+    steps = config.natural_steps if model == "natural" else config.adversarial_steps
+    learn = partial(train, trainer, network(config.seed), images, steps, key, store.checkpoints(model))
+    return Stage(f"train/{model}", partial(learn, every=config.checkpoint_every))
 
 
 def network(seed: int) -> MadryNet:

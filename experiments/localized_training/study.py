@@ -101,7 +101,6 @@ def page(config: Config, data: Data, read: Read) -> Page:
     losses, right = means(read, "loss"), means(read, "right")
     lines, found, own = rows(config, data, read), orderings(losses), data_name(config.data)
     return Page(
-        file="table.md",
         note=stand_in(config.data),
         table="Mean cross-entropy, white-box; in brackets the paper's, after the longer training below.\n\n"
         + loss_table(losses),

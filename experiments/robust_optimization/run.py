@@ -1,7 +1,6 @@
 """The run: what is chosen, the networks, Algorithm 1 that trains them, the set A, and what each network answers."""
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -21,7 +20,7 @@ from advjax.training import Trainer, train_step
 from advjax.training.optimizers import torch_rate, torch_sgd
 from experiments.config import Settings, presets, setting
 from experiments.networks import key_of, restored_model, train
-from experiments.provenance import load_both
+from experiments.provenance import check_counts, load_both
 from experiments.store import Arrays, Store
 from experiments.study import Folder, Loaded, Read, Stage
 
@@ -37,10 +36,8 @@ class Config(Settings):
     Radii are in units of the standardized images that the network computes with; one is 70.18 grey levels of MNIST.
     """
 
-    data: Literal["mnist", "digits", "cifar10"] = setting(
-        "mnist", "digits are scikit-learn's (not MNIST, and never called so)."
-    )
-    norms: tuple[str, ...] = setting(_NORMS, "of the robust networks and of the set A; linf is among them.")
+    data: Literal["mnist", "digits", "cifar10"] = setting("mnist", "digits are scikit-learn's, never called MNIST.")
+    norms: tuple[str, ...] = setting(_NORMS, "of the robust networks and the set A; linf is one.", among=_NORMS)
     radii: tuple[float, ...] = setting((2.0, 2.0, 0.2), "by norm, in training and in the set A (the paper: none).")
     epochs: int = setting(120, "of every network (paper: of the baseline; where robust scripts stop is not known).")
     batch_size: int = setting(100, "images a step; an epoch's last batch is filled from the next epoch.")
@@ -52,31 +49,22 @@ class Config(Settings):
     halve_every: int = setting(0, "halves the rate at the start of each such epoch, counted from 1; 0: never.", least=0)
     weight_decay: float = setting(1e-3, "times each parameter, biases too, is added to its gradient.")
     input_norm: bool = setting(True, "robust networks begin with a batch norm without parameters (scripts only).")
-    attack_mode: Literal["eval", "train"] = setting(
-        "train", "what the attack sees in training: 'train' (batch statistics), as the scripts, or 'eval' mode."
-    )
+    attack_mode: Literal["eval", "train"] = setting("train", "of the network in the attack of training (scripts).")
     own_test_statistics: bool = setting(True, "the test set is standardized by its own mean and deviation (scripts).")
-    epsilons: tuple[float, ...] = setting(
-        tuple(round(0.05 * k, 2) for k in range(21)), "of Figs. 3 and 6 (the paper gives no grid)."
-    )
+    epsilons: tuple[float, ...] = setting(tuple(round(0.05 * k, 2) for k in range(21)), "of Figs. 3 and 6 (our grid).")
     test_images: int = setting(0, "of the test set, the first; 0: all.", least=0)
     pgd_images: int = setting(1000, "so many of them are attacked by PGD too (not in the paper).")
-    set_size: int = setting(
-        0,
-        "moves the radius of linf so that A has so many images: for want of the paper's radius its count, by the test "
-        "set; 0: the radius is as given.",
-        least=0,
-    )
+    set_size: int = setting(0, "moves the radius of linf until A has so many test images; 0: as given.", least=0)
     attack_batch: int = setting(500, "images attacked at once.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if set(self.norms) - set(_NORMS) or len(set(self.norms)) != len(self.norms) or "linf" not in self.norms:
-            raise ValueError(f'norms must be distinct, among {_NORMS} and hold "linf", got {self.norms}')
-        if len(self.radii) != len(self.norms) or not all(radius > 0 for radius in self.radii):
+        if len(set(self.norms)) != len(self.norms) or "linf" not in self.norms:
+            raise ValueError(f'norms must be distinct and hold "linf", got {self.norms}')
+        if len(self.radii) != len(self.norms) or not all(self.radii):
             raise ValueError(f"radii must be a positive number for each of the norms {self.norms}, got {self.radii}")
-        if not self.epsilons or np.any(np.asarray(self.epsilons) < 0):
-            raise ValueError(f"epsilons must be numbers of 0 or more, got {self.epsilons}")
+        if not self.epsilons:
+            raise ValueError("epsilons must be at least one number, got none")
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -106,9 +94,7 @@ Data = tuple[Standardized, Standardized]
 def load(config: Config, data_dir: Folder | None) -> Loaded[Config, Data]:
     """The training set and the first `test_images` of the test set."""
     learned, asked, read = load_both(config.data, data_dir)
-    for name, there in (("test_images", asked), ("batch_size", learned)):
-        if getattr(config, name) > len(there.labels):
-            raise ValueError(f"{name}={getattr(config, name)} exceeds the {len(there.labels)} images of {config.data}")
+    check_counts(config, {"test_images": asked.labels, "batch_size": learned.labels})
     if config.data == "cifar10":
         both = yuv_contrast(learned, asked)
     else:
@@ -122,7 +108,7 @@ def stages(config: Config, data: Data, store: Store) -> Iterator[Stage]:
     yield training_stage(config, "baseline", {}, data, store)
     baseline = classifiers(config, data, store.read, ["baseline"])["baseline"]
     if config.set_size:
-        find = partial(calibrated_radius, dict(zip(config.norms, config.radii, strict=True)), config.set_size)
+        find = partial(calibrated, dict(zip(config.norms, config.radii, strict=True)), config.set_size)
         yield Stage("radius", partial(find, baseline, test, config.attack_batch))
     radii = radii_of(config, store.read)
     for norm in config.norms:
@@ -147,19 +133,11 @@ def training_stage(config: Config, name: str, radii: dict[str, float], data: Dat
     optimizer = torch_sgd(rate, config.momentum, config.dampening, config.weight_decay)
     attack = eq11(name, radii[name], learned) if name in radii else None
     step = train_step(optimizer, attack=attack, attack_mode=config.attack_mode)
-    compute = partial(
-        train,
-        Trainer(step, config.batch_size, per_epoch),
-        network(config, name, learned),
-        Resident(learned.images, learned.labels, shuffle=config.shuffle),
-        config.epochs * per_epoch,
-        key_of(config.seed, config.data, "order"),
-        store.checkpoints(name),
-        every=per_epoch,
-        config=json.loads(json.dumps({**dataclasses.asdict(config), "used_radii": radii})),
-        validation=(test.images, test.labels),
-    )
-    return Stage(f"train/{name}", compute)
+    trainer, model = Trainer(step, config.batch_size, per_epoch), network(config, name, learned)
+    images = Resident(learned.images, learned.labels, shuffle=config.shuffle)
+    steps, key = config.epochs * per_epoch, key_of(config.seed, config.data, "order")
+    learn = partial(train, trainer, model, images, steps, key, store.checkpoints(name), every=per_epoch)
+    return Stage(f"train/{name}", partial(learn, validation=(test.images, test.labels)))
 
 
 def network(config: Config, name: str, statistics: Standardized) -> nnx.Module:
@@ -189,10 +167,6 @@ def radii_of(config: Config, read: Read) -> dict[str, float]:
     return {**radii, "linf": float(read("radius")["radius"])} if config.set_size else radii
 
 
-# In linf, standardized units: far beyond what any network of the paper withstands.
-_LARGEST_RADIUS = 1.0
-
-
 def eq11(norm: Any, radius: float, images: Standardized) -> Any:
     """One step of steepest ascent in a norm, of a radius in standardized units; nothing is clipped or rounded."""
     return steepest(norm, radius * images.std, levels=None, box=False)
@@ -212,25 +186,23 @@ def adversarial_set(radii: Mapping[str, float], baseline: Classifier, test: Stan
     found = []
     for number, (norm, radius) in enumerate(radii.items()):
         result = perturb_all(eq11(norm, radius, test), baseline, test.images, test.labels, batch_size=batch)
-        rows = np.flatnonzero(result.success)
-        kept = {"image": result.image, "label": test.labels, "prediction": result.prediction}
-        columns = {name: np.asarray(column)[rows] for name, column in kept.items()}
-        columns |= {"source": rows.astype(np.int32), "norm": np.full(len(rows), number, np.int32)}
-        found.append({**columns, "l0": np.asarray(result.l0)[rows].astype(np.int32)})
+        rows = np.flatnonzero(result.success).astype(np.int32)
+        kept = jax.tree.map(lambda column, rows=rows: column[rows], result)
+        columns = {"image": kept.image, "label": kept.label, "prediction": kept.prediction, "source": rows}
+        found.append({**columns, "l0": kept.l0.astype(np.int32), "norm": np.full(len(rows), number, np.int32)})
     merged = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
     if test.images.dtype == np.uint8:
         stored = (np.round(np.clip(merged["image"], 0, 1) * 255) / 255).astype(np.float32)
-        merged["stored_wrong"] = ~_right(baseline, stored, merged["label"], batch)
+        merged["stored_wrong"] = answers_of(baseline, stored, batch) != merged["label"]
     return merged
 
 
-def calibrated_radius(
-    radii: Mapping[str, float], size: int, baseline: Classifier, test: Standardized, batch: int
-) -> Arrays:
+def calibrated(radii: Mapping[str, float], size: int, baseline: Classifier, test: Standardized, batch: int) -> Arrays:
     """radius float64 [], in linf, at which the set A has `size` images, the other norms at their radii.
 
     Raises:
-        ValueError: the other norms give that many images already; or no radius up to 1 gives so many.
+        ValueError: the other norms give that many images already; or no radius up to 1, far beyond what the networks
+            of the paper withstand, gives so many.
     """
     others = 0
     for norm in radii.keys() - {"linf"}:
@@ -240,7 +212,7 @@ def calibrated_radius(
         raise ValueError(f"set_size={size} is no more than the {others} images that the other norms give")
     along, unit = sign_ray(baseline, test.images, test.labels, batch), float(test.std)
     try:
-        radius = epsilon_of_count(lambda radius: along(radius * unit), size - others, _LARGEST_RADIUS)
+        radius = epsilon_of_count(lambda radius: along(radius * unit), size - others, 1.0)
     except ValueError as error:
         raise ValueError(f"set_size={size} cannot be reached beside {others} images of other norms: {error}") from error
     return {"radius": np.asarray(radius)}
@@ -262,18 +234,13 @@ def judge(
         test bool [N], clean; adversarial bool [M], of the set A `found`; sweep bool [E, N], under eq. 2 at each of
         `epsilons` with its own gradient (Fig. 3); pgd bool [pgd_images].
     """
-    first, own = (test.images[:pgd_images], test.labels[:pgd_images]), radius * test.std
+    first, size = (test.images[:pgd_images], test.labels[:pgd_images]), radius * test.std
+    attack = pgd(size, step_size=size / 8, steps=20, levels=None)
+    attacked = perturb_all(attack, classifier, *first, batch_size=batch, key=key)
     along = sign_ray(classifier, test.images, test.labels, batch)
-    attacked = perturb_all(
-        pgd(own, step_size=own / 8, steps=20, levels=None), classifier, *first, batch_size=batch, key=key
-    )
     return {
-        "test": _right(classifier, test.images, test.labels, batch),
-        "adversarial": _right(classifier, found["image"], found["label"], batch),
+        "test": answers_of(classifier, test.images, batch) == test.labels,
+        "adversarial": answers_of(classifier, found["image"], batch) == found["label"],
         "sweep": np.stack([along(float(epsilon * test.std)) for epsilon in epsilons]),
-        "pgd": _right(classifier, np.asarray(attacked.image), first[1], batch),
+        "pgd": answers_of(classifier, np.asarray(attacked.image), batch) == first[1],
     }
-
-
-def _right(classifier: Classifier, images: np.ndarray, labels: np.ndarray, batch: int) -> np.ndarray:
-    return answers_of(classifier, images, batch) == labels if len(labels) else np.zeros(0, np.bool_)

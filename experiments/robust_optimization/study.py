@@ -53,7 +53,6 @@ SCHEDULE = {
     },
 }
 
-
 # Points of test accuracy below the last epochs' within which a network counts as converged, and the share of all epochs
 # that "about the same number" may be apart and that "the last epochs" are: ours, as the paper draws its curves.
 _NEAR, _TENTH = 0.005, 0.1
@@ -61,71 +60,61 @@ _COLUMNS = 10
 
 
 def results_of(config: Config, read: Read) -> dict[str, Arrays]:
-    """What each network got right, from `judge`, with its accuracy by epoch."""
+    """By network what it got right, from `judge`, and its accuracy by epoch."""
+    names = {"baseline": "baseline", **{f"robust {norm}": norm for norm in config.norms}}
     return {
-        name: {**read(f"judged/{name}"), **read(f"train/{name}", "validation_accuracy")} for name in config.networks
+        name: {**read(f"judged/{own}"), **read(f"train/{own}", "validation_accuracy")} for name, own in names.items()
     }
 
 
-def name_of(network: str) -> str:
-    """ "baseline", or "robust l2" for "l2"."""
-    return network if network == "baseline" else f"robust {network}"
+def set_of(config: Config, read: Read) -> tuple[Arrays, dict[str, np.ndarray]]:
+    """The set A, and by norm which of it. Images of floats are as they are stored, so that all are still wrong."""
+    found = read("adversarial")
+    norms = {norm: found["norm"] == number for number, norm in enumerate(config.norms)}
+    return {"stored_wrong": np.ones(len(found["norm"]), np.bool_), **found}, norms
 
 
 def rows(config: Config, data: Data, read: Read) -> list[Row]:
     """Every number of the run."""
-    found, radii, test = read("adversarial"), radii_of(config, read), f"{config.data}/test"
-    norms = {norm: found["norm"] == number for number, norm in enumerate(radii)}
-    sizes = {norm: (own, own & stored_wrong(found)) for norm, own in norms.items()}
-    lines = [
-        Row(NAME, test, "baseline", 0, f"A {norm}", radii[norm], metric, 0, own.sum())
-        for norm, both in sizes.items()
-        for metric, own in zip(("images", "images wrong when stored"), both, strict=True)
-    ]
+    (found, norms), radii, test, lines = set_of(config, read), radii_of(config, read), f"{config.data}/test", []
+    for norm, own in norms.items():
+        for metric, some in (("images", own), ("images wrong when stored", own & found["stored_wrong"])):
+            lines.append(Row(NAME, test, "baseline", 0, f"A {norm}", radii[norm], metric, 0, some.sum()))
     lines.append(Row(NAME, test, "baseline", 0, "A l1", None, "images of one pixel", 0, len(one_pixel(config, found))))
-    for network, right in results_of(config, read).items():
-        name, size = name_of(network), len(right["test"])
-        lines.append(accuracy_row(NAME, test, name, "", right["test"]))
-        lines.append(accuracy_row(NAME, test, name, "pgd-20", right["pgd"], radii["linf"]))
-        lines.append(accuracy_row(NAME, test, name, "A", right["adversarial"]))
-        lines += [accuracy_row(NAME, test, name, f"A {n}", right["adversarial"][own]) for n, own in norms.items()]
-        sweep = zip(config.epsilons, right["sweep"], strict=True)
-        lines += [accuracy_row(NAME, test, name, "fgs", each, epsilon) for epsilon, each in sweep]
-        epochs = enumerate(right["validation_accuracy"], start=1)
-        lines += [
-            Row(NAME, test, name, 0, "", None, f"accuracy of epoch {n}", size, float(value)) for n, value in epochs
-        ]
+    for name, right in results_of(config, read).items():
+        withstood = right["adversarial"]
+        under = {("", None): right["test"], ("pgd-20", radii["linf"]): right["pgd"], ("A", None): withstood}
+        under |= {(f"A {norm}", None): withstood[own] for norm, own in norms.items()}
+        under |= {("fgs", epsilon): each for epsilon, each in zip(config.epsilons, right["sweep"], strict=True)}
+        lines += [accuracy_row(NAME, test, name, attack, each, epsilon) for (attack, epsilon), each in under.items()]
+        for n, value in enumerate(right["validation_accuracy"], start=1):
+            lines.append(Row(NAME, test, name, 0, "", None, f"accuracy of epoch {n}", len(right["test"]), float(value)))
     return lines
 
 
 def page(config: Config, data: Data, read: Read) -> Page:
     """Table 1 or 2 beside the paper's, the two schedules, the claims, the set A, accuracy by epsilon."""
-    found, results, radii = read("adversarial"), results_of(config, read), radii_of(config, read)
-    paper, own = paper_of(config), data_name(config.data)
-    norms = {norm: found["norm"] == number for number, norm in enumerate(radii)}
-    header = ("network", "paper: test %", "paper: A %", f"this run: {own} test %", "this run: A %")
-    table = [
-        (
-            name_of(name),
-            *(f"{value:.2f}" for value in TABLES[paper][name]),
-            percent(right["test"]),
-            *(percent(right["adversarial"][each]) for each in (slice(None), *norms.values())),
-            percent(right["pgd"]),
-        )
-        for name, right in results.items()
-    ]
+    (found, norms), results, radii = set_of(config, read), results_of(config, read), radii_of(config, read)
+    reported = "cifar10" if config.data == "cifar10" else "mnist"
+    own, wrong, single = data_name(config.data), found["stored_wrong"], len(one_pixel(config, found))
+    header = ["network", "paper: test %", "paper: A %", f"this run: {own} test %", "this run: A %"]
+    header += [*(f"A by {norm} %" for norm in norms), f"PGD-20, linf {radii['linf']:g} %"]
+    table = []
+    for name, right in results.items():
+        paper = (f"{value:.2f}" for value in TABLES[reported][name.removeprefix("robust ")])
+        withstood = right["adversarial"]
+        shares = right["test"], withstood, *(withstood[each] for each in norms.values()), right["pgd"]
+        table.append((name, *paper, *map(percent, shares)))
     halving = f" halving at epochs {config.halve_every}, {2 * config.halve_every}, ..." if config.halve_every else ""
-    wrong = stored_wrong(found)
     by_norm = [(norm, f"{radii[norm]:g}", f"{each.sum():,}", f"{wrong[each].sum():,}") for norm, each in norms.items()]
     return Page(
-        file="table.md",
         note=stand_in(config.data),
-        table=markdown((*header, *(f"A by {norm} %" for norm in norms), f"PGD-20, linf {radii['linf']:g} %"), table)
+        table=markdown(header, table)
         + "\n\nA are the baseline's own adversarial images, which it gets wrong by construction. PGD-20 is not in the "
-        f"paper: 20 steps in that linf ball, inside [0, 1], on the first {len(results['baseline']['pgd']):,} images.",
-        paper=SCHEDULE[paper],
+        f"paper: 20 steps in that linf ball, inside [0, 1], on the first {len(right['pgd']):,} images.",
+        paper=SCHEDULE[reported],
         run={
-            "data": f"{own}, {'YUV, contrast-normalized' if paper == 'cifar10' else '32x32'}",
+            "data": f"{own}, {'YUV, contrast-normalized' if reported == 'cifar10' else '32x32'}",
             "epochs": f"{config.epochs}, every network",
             "batch": f"{config.batch_size}, " + ("shuffled" if config.shuffle else "in the file's order"),
             "SGD": f"rate {config.learning_rate:g}/(1 + {config.learning_rate_decay:g} t){halving}, momentum "
@@ -136,14 +125,14 @@ def page(config: Config, data: Data, read: Read) -> Page:
         },
         claims=claims(config, results),
         summary=[
-            f"{own}, {name_of(name)}: {percent(right['test'])} % on the test set, {percent(right['adversarial'])} % of "
+            f"{own}, {name}: {percent(right['test'])} % on the test set, {percent(right['adversarial'])} % of "
             f"the {len(wrong):,} adversarial images"
             for name, right in results.items()
         ],
         sections={
             "The adversarial set A": markdown(("norm", "radius", "images", "still wrong as 8-bit images"), by_norm)
             + f"\n\n{len(wrong):,} images of {len(np.unique(found['source'])):,} test images; the paper's set has "
-            f"{SET_SIZES[paper]:,}. {len(one_pixel(config, found)):,} images differ in exactly one pixel (Fig. 1).",
+            f"{SET_SIZES[reported]:,}. {single:,} images differ in exactly one pixel (Fig. 1).",
             "Accuracy in percent, clean and attacked (Figs. 3 and 6)": pivot(rows(config, data, read), "accuracy")
             + f"\n\nAn epsilon of 1 is {float(data[1].std):.4f} on images in [0, 1].",
         },
@@ -152,27 +141,25 @@ def page(config: Config, data: Data, read: Read) -> Page:
 
 def claims(config: Config, results: dict[str, Arrays]) -> list[str]:
     """The claims of the summary of section 5.1 and of Figs. 5 and 6, one line each."""
-    base, robust = results["baseline"], {name_of(name): results[name] for name in config.norms}
-    linf, positive = results["linf"], np.flatnonzero(np.asarray(config.epsilons) > 0)
+    base, linf = results["baseline"], results["robust linf"]
+    robust = {name: right for name, right in results.items() if name != "baseline"}
 
     def better(right: np.ndarray, other: np.ndarray) -> str:
         return better_or_worse(Share.of(other), Share.of(right), error=False)
 
     words = {name: better(right["test"], base["test"]) for name, right in robust.items()}
     status = NO_VERDICT if set(words.values()) <= {"better", "no clear difference"} else False
-    shares = {name: f"{percent(right['adversarial'], 1)} %" for name, right in robust.items()}
-    gaps = {
-        n: 100 * (right["sweep"][positive].mean(1) - base["sweep"][positive].mean(1)) for n, right in robust.items()
-    }
+    positive = np.flatnonzero(np.asarray(config.epsilons) > 0)
+    sweeps = {name: right["sweep"][positive] for name, right in results.items()}
+    gaps = {name: 100 * (sweeps[name].mean(1) - sweeps["baseline"].mean(1)) for name in robust}
     above = [
         f"{name} at {config.epsilons[i]:g}"
         for name, right in robust.items()
         for i in positive
         if better(right["sweep"][i], linf["sweep"][i]) == "better"
     ]
-    means = {name: f"{percent(right['sweep'][positive], 1)} %" for name, right in robust.items()}
-    epochs = {name_of(name): epochs_to_converge(right["validation_accuracy"]) for name, right in results.items()}
-    apart = max(abs(own - epochs["baseline"]) for own in epochs.values())
+    means = {name: f"{percent(sweeps[name], 1)} %" for name in robust}
+    epochs = {name: epochs_to_converge(right["validation_accuracy"]) for name, right in results.items()}
     return [
         line(
             set(words.values()) == {"better"} or status,
@@ -183,7 +170,7 @@ def claims(config: Config, results: dict[str, Arrays]) -> list[str]:
         line(
             all(right["adversarial"].any() for right in robust.values()) if len(base["adversarial"]) else NO_VERDICT,
             "every robust network withstands images of the set A, of which the baseline gets none right",
-            listed(shares),
+            listed({name: f"{percent(right['adversarial'], 1)} %" for name, right in robust.items()}),
         ),
         line(
             all((gap > 0).all() for gap in gaps.values()) if len(positive) else NO_VERDICT,
@@ -196,7 +183,7 @@ def claims(config: Config, results: dict[str, Arrays]) -> list[str]:
             f"means over epsilon: {listed(means)}; above: {', '.join(above) or 'none'}",
         ),
         line(
-            apart <= max(1, round(_TENTH * config.epochs)),
+            max(abs(own - epochs["baseline"]) for own in epochs.values()) <= max(1, round(_TENTH * config.epochs)),
             "robust networks take about the same number of epochs to converge as the baseline (Fig. 5)",
             listed(epochs)
             + "; first epoch within half a point of the last tenth; about the same: a tenth of all epochs, or one",
@@ -214,41 +201,30 @@ def epochs_to_converge(accuracy: np.ndarray) -> int:
     return 1 + int(np.argmax(accuracy >= last - _NEAR))
 
 
-def paper_of(config: Config) -> str:
-    """The data set of the paper that the run's stands for or beside."""
-    return "cifar10" if config.data == "cifar10" else "mnist"
-
-
-def stored_wrong(found: Arrays) -> np.ndarray:
-    """Which images of A are still wrong as stored images; all of those that are of floats."""
-    return found.get("stored_wrong", np.ones(len(found["norm"]), np.bool_))
-
-
 def one_pixel(config: Config, found: Arrays) -> np.ndarray:
     """Rows of A that differ from their digit in exactly one pixel; those that stay wrong as 8-bit images first."""
     l1 = config.norms.index("l1") if "l1" in config.norms else -1
     rows = np.flatnonzero((found["norm"] == l1) & (found["l0"] == 1))
-    return rows[np.argsort(~stored_wrong(found)[rows], kind="stable")]
+    return rows[np.argsort(~found["stored_wrong"][rows], kind="stable")]
 
 
 def figures(config: Config, data: Data, read: Read) -> dict[str, Any]:
     """One-pixel attacks, samples of A, accuracy by epoch, accuracy by epsilon; those of images need at least one."""
-    found, results = read("adversarial"), results_of(config, read)
+    (found, norms), results = set_of(config, read), results_of(config, read)
     title = f"{data_name(config.data)}: {config.epochs} epochs"
-    norms = [np.flatnonzero(found["norm"] == number) for number in range(len(config.norms))]
-    shares = [own[:: max(len(own) * len(norms) // _COLUMNS, 1)][: _COLUMNS // len(norms)] for own in norms]
-    some = np.concatenate(shares)
+    each = [np.flatnonzero(own) for own in norms.values()]
+    some = np.concatenate([own[:: max(len(own) * len(each) // _COLUMNS, 1)][: _COLUMNS // len(each)] for own in each])
     pixel, drawn = one_pixel(config, found)[:_COLUMNS], {}
     if len(pixel):
         drawn["pixel.png"] = pairs(config, data[1], found, pixel, "One pixel (circled) makes the baseline err")
     if len(some):
         drawn["samples.png"] = pairs(config, data[1], found, some, "Adversarial images of the baseline, eq. 11")
-    by_epoch = {name_of(name): 100 * right["validation_accuracy"] for name, right in results.items()}
+    by_epoch = {name: 100 * right["validation_accuracy"] for name, right in results.items()}
     epochs = range(1, config.epochs + 1)
     drawn["epochs.png"] = line_figure(epochs, by_epoch, xlabel="epoch", ylabel="test accuracy, %", title=title)
     drawn["epsilon.png"] = line_figure(
         config.epsilons,
-        {name_of(name): 100 * right["sweep"].mean(1) for name, right in results.items()},
+        {name: 100 * right["sweep"].mean(1) for name, right in results.items()},
         xlabel="epsilon, standardized units",
         ylabel="accuracy under the fast gradient sign, %",
         title=f"{title}: each network attacked through its own gradient",
@@ -262,9 +238,8 @@ def pairs(config: Config, test: Standardized, found: Arrays, rows: np.ndarray, t
     clean, changed = np.asarray(pixels(test.images[found["source"][rows]]))[..., 0], found["image"][rows][..., 0]
     after = [f"{found['prediction'][row]} ({config.norms[found['norm'][row]]})" for row in rows]
     captions = [f"{label}" for label in found["label"][rows]], after
-    return pair_figure(
-        clean, changed, captions, stretch=config.data == "cifar10", title=f"{data_name(config.data)}: {title}"
-    )
+    title = f"{data_name(config.data)}: {title}"
+    return pair_figure(clean, changed, captions, stretch=config.data == "cifar10", title=title)
 
 
 TITLE = "Shaham, Yamada, Negahban 2015, Tables 1 and 2"

@@ -106,6 +106,7 @@ def test_an_answer_that_is_no_number_is_wrong_in_any_place():
     assert (ranks_of(classifier, rows.reshape(4, 2, 4, 1), np.full(4, 7), 3) >= 5).tolist() == [False, *[True] * 3]
     assert ranks_of(classifier, rows[:1].reshape(1, 2, 4, 1), np.array([2])).tolist() == [5]
     assert ranks_of(classifier, rows[:0].reshape(0, 2, 4, 1), np.zeros(0, int)).shape == (0,)
+    assert answers_of(classifier, rows[:0].reshape(0, 2, 4, 1)).shape == (0,)
 
 
 def test_the_score_is_asked_for_the_perturbed_image_against_the_original(monkeypatch):

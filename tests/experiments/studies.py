@@ -33,7 +33,7 @@ def stages(config, data, store):
 def page(config, data, read):
     """What there is to say."""
     summary = [f"{number:.3f}" for number in read("doubled/all")["number"]]
-    return Page("table.md", "| the table |", {"seed": "0"}, {"seed": "1"}, ["Holds: a claim."], summary, {"More": "a"})
+    return Page("| the table |", {"seed": "0"}, {"seed": "1"}, ["Holds: a claim."], summary, {"More": "a"})
 
 
 def rows(config, data, read):

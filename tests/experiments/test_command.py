@@ -50,7 +50,7 @@ def test_a_run_prints_its_summary_and_goes_where_it_was_told(tmp_path, capsys, m
         (["tiny", "--set", "speed=1"], "--set must be field=value with a field of seed, data; got 'speed=1'"),
         (["tiny", "--set", "seed"], "--set must be field=value with a field of seed, data; got 'seed'"),
         (["tiny", "--set", "seed=-1"], "seed must be at least 0, got -1"),
-        (["tiny", "--set", "data=mnist"], "data must be one of ('digits',), got 'mnist'"),
+        (["tiny", "--set", "data=mnist"], "data must be among ('digits',), got 'mnist'"),
         (["tiny", "--minutes", "0"], "minutes must be more than 0, got 0.0"),
     ],
 )
@@ -173,7 +173,7 @@ def training_study():
         trainer = Trainer(train_step(optimizer), batch_size=8, block=2)
         yield Stage("train/base", lambda: train(trainer, *told, every=2))
 
-    empty = Page("table.md", "", {}, {}, [], ["trained"], {})
+    empty = Page("", {}, {}, [], ["trained"], {})
     return STUDY._replace(stages=stages, rows=lambda *args: [], page=lambda *args: empty)
 
 

@@ -12,7 +12,7 @@ from experiments.config import Settings, explained, presets, setting, with_setti
 from experiments.papers import STUDIES
 
 WORDS = st.text("abcxyz019=.- ", max_size=6)
-REAL = st.floats(allow_nan=False)
+REAL = st.floats(0, allow_infinity=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Config(Settings):
     mode: Literal["eval", "train"] = setting("eval", "of the network.")
     neighbors: Literal[4, 8] = setting(8, "of a pixel.")
     name: str = setting("", "of the run.")
-    norms: tuple[str, ...] = setting(("l2",), "of the attacks.")
+    norms: tuple[str, ...] = setting(("l2",), "of the attacks.", among=["l1", "l2", "linf"])
     radii: tuple[float, ...] = setting((), "of the norms.")
 
 
@@ -41,7 +41,7 @@ class Config(Settings):
         mode=st.sampled_from(["eval", "train"]),
         neighbors=st.sampled_from([4, 8]),
         name=WORDS,
-        norms=st.lists(WORDS.filter(bool)).map(tuple),
+        norms=st.lists(st.sampled_from(["l1", "l2", "linf"])).map(tuple),
         radii=st.lists(REAL).map(tuple),
     )
 )
@@ -69,11 +69,14 @@ def test_settings_are_read_as_people_write_them():
         ("least=-1", "least must be at least 0, got -1"),
         ("rate=fast", "rate must be float, got 'fast'"),
         ("shuffle=yes", "shuffle must be true or false, got 'yes'"),
-        ("mode=both", r"mode must be one of \('eval', 'train'\), got 'both'"),
-        ("neighbors=6", r"neighbors must be one of \(4, 8\), got '6'"),
+        ("mode=both", r"mode must be among \('eval', 'train'\), got 'both'"),
+        ("neighbors=6", r"neighbors must be among \(4, 8\), got '6'"),
         ("radii=1,wide", "radii must be float, got 'wide'"),
         ("rate=nan", "rate must be finite, got nan"),
         ("rate=-inf", "rate must be finite, got -inf"),
+        ("rate=-1e-9", "rate must be at least 0, got -1e-09"),
+        ("radii=1,-2", r"radii must be at least 0, got \(1.0, -2.0\)"),
+        ("norms=l1,l3", r"norms must be among \('l1', 'l2', 'linf'\), got \('l1', 'l3'\)"),
         ("radii=1,inf", r"radii must be finite, got \(1.0, inf\)"),
     ],
 )

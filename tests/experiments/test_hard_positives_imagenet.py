@@ -135,7 +135,7 @@ def test_every_configuration_says_where_its_weights_come_from():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": "lenet"}, "model must be one of resnet-small, vgg16, "),
+        ({"model": "lenet"}, r"model must be among \('resnet-small', 'vgg16', "),
         ({"ranks": 0}, "ranks must be at least 1"),
         ({"threshold": 1.0}, r"threshold must be in \[0, 1\)"),
         ({"base_steps": -1}, "base_steps must be at least 0"),

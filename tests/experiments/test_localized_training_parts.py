@@ -195,9 +195,9 @@ def test_the_page_says_the_figures_beside_the_papers(judged):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"data": "cifar10"}, "data must be one of"),
-        ({"localize": "before"}, "localize must be one of"),
-        ({"neighbors": 6}, "neighbors must be one of"),
+        ({"data": "cifar10"}, "data must be among"),
+        ({"localize": "before"}, "localize must be among"),
+        ({"neighbors": 6}, "neighbors must be among"),
         ({"strong_models": ("robust",)}, "strong_models must be among"),
         ({"epsilon": 0.0}, r"epsilon must be in \(0, 1\]"),
         ({"natural_steps": 0}, "natural_steps must be at least 1"),

@@ -57,13 +57,13 @@ def test_another_study_gets_the_networks_of_the_run_in_the_folder(tmp_path):
 
 
 def test_two_schedules_that_name_other_things_are_refused():
-    page = Page("table.md", "", {"seed": "0", "epochs": "1"}, {"seed": "0"}, [], [], {})
+    page = Page("", {"seed": "0", "epochs": "1"}, {"seed": "0"}, [], [], {})
     with pytest.raises(ValueError, match=r"the two schedules must name the same: \['epochs'\]"):
         page_text("A study", PRESETS["quick"], page, "nothing")
 
 
 def test_a_page_has_the_chapters_that_it_was_given():
-    page = Page("t.md", "table", {}, {}, [], [], {}, ["b > a"], note="**Not MNIST**", counted="As they are.")
+    page = Page("table", {}, {}, [], [], {}, ["b > a"], note="**Not MNIST**", counted="As they are.")
     text = page_text("A study", PRESETS["quick"], page, "nothing")
     assert text.index("**Not MNIST**") < text.index("table")
     assert "## What was found\n\n- b > a\n\nAs they are.\n" in text

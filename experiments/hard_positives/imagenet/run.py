@@ -60,7 +60,7 @@ class Config(Settings):
         "to train on: imagenet2012 (TFDS), or a folder with one for each class or a labels.csv. Stored by digest.",
     )
     validation: str = setting("", "others of the same classes to judge by; empty: random crops of the attacked.")
-    model: str = setting("googlenet", "resnet-small, or one of `python -m advjax.models` for 224x224 or larger.")
+    model: str = setting("googlenet", "resnet-small, or of `python -m advjax.models`.", among=_NETWORKS)
     weights: str = setting("", "a published checkpoint of it, stored as its SHA-256; empty: random weights.")
     classes: int = setting(0, "so many classes of the images, drawn by the seed; 0: all.", least=0)
     images_per_class: int = setting(15, "rightly classified images of a class that are attacked, at most.")
@@ -87,9 +87,7 @@ class Config(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.model not in _NETWORKS:
-            raise ValueError(f"model must be one of {', '.join(_NETWORKS)}, got {self.model!r}")
-        if not 0 <= self.threshold < 1:
+        if self.threshold >= 1:
             raise ValueError(f"threshold must be in [0, 1), got {self.threshold}")
 
     @property

@@ -121,7 +121,6 @@ def page(config: Config, data: Photographs, read: Read) -> Page:
     trained_on = len(chosen["row"]) if config.own_labels else len(data.images)
     warning = "The run shows that every step works; none of its figures says anything about the paper's."
     return Page(
-        file="table.md",
         note="" if config.weights else f"**{where[0].upper()}{where[1:]}.** {warning}",
         table=f"Fig. 3, four attacks on one photograph ({example}):\n\n{_figure_table(config, data, read)}\n\n({PASS}, "
         "L2 per pixel, L∞ in grey levels; an attack *fails* if the network is not fooled or PASS is not above "
