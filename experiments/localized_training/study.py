@@ -16,17 +16,8 @@ import numpy as np
 
 from advjax.data import to_float
 from advjax.plots import image_figure, line_figure
-from experiments.localized_training.run import (
-    ADVERSARIAL,
-    MODELS,
-    PRESETS,
-    STRONG,
-    Config,
-    Data,
-    classifiers,
-    load,
-    stages,
-)
+from experiments.localized_training import run
+from experiments.localized_training.run import ADVERSARIAL, MODELS, PRESETS, STRONG, Config, Data
 from experiments.page import Page, data_name, markdown, stand_in
 from experiments.store import Arrays
 from experiments.study import Read, Row, Study, accuracy_row, pivot
@@ -274,4 +265,4 @@ def figures(config: Config, data: Data, read: Read) -> dict[str, Any]:
 
 
 TITLE = "Rothberg, Chen, Ji, Fig. 2"
-STUDY = Study(NAME, TITLE, __doc__ or "", PRESETS, load, stages, classifiers, rows, page, figures)
+STUDY = Study(NAME, TITLE, __doc__ or "", PRESETS, run.load, run.stages, run.classifiers, rows, page, figures)

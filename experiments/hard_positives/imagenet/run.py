@@ -4,14 +4,15 @@ import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
 
-from advjax.attacks import Attack, Perturbation, fgs, fgv, hot_cold, perturb
+from advjax.attacks import Attack, fgs, fgv, hot_cold, perturb
 from advjax.classifier import Classifier
 from advjax.data import (
     CenterCrop,
@@ -264,8 +265,8 @@ def rightly_classified(
     missing = np.array([per_class if name else 0 for name in images.classes])
     found: list[tuple[int, int, int]] = []
     read = right = 0
-    for start in range(0, len(order), _BLOCK):
-        chunk = order[start : start + _BLOCK]
+    while missing.any() and read < len(order):
+        chunk = order[read : read + _BLOCK]
         data = images.take(chunk).in_memory(crop)
         answers = answers_of(classifier, data.images, _BLOCK)
         is_right = answers != NO_ANSWER if own_labels else answers == data.labels
@@ -274,12 +275,11 @@ def rightly_classified(
             if missing[label]:
                 missing[label] -= 1
                 found.append((int(row), int(answer), int(label)))
-        if not missing.any():
-            break
     if not found:
         raise ValueError(f"the network gets none of {read} photographs right: train it for more than base_steps")
     fish = next((place for place, (*_, truth) in enumerate(found) if images.classes[truth] in _GOLDFISH), 0)
-    rows, labels, _ = zip(found[fish], *found[:fish], *found[fish + 1 :], strict=True)
+    found.insert(0, found.pop(fish))
+    rows, labels, _ = zip(*found, strict=True)
     counts = {"read": np.array(read), "right": np.array(right)}
     return {"row": np.array(rows, np.int64), "label": np.array(labels, np.int32), **counts}
 
@@ -306,34 +306,26 @@ def attack_photographs(
     """
     pixels = images.take(chosen["row"][batch]).in_memory(crop).images
     clean, labels = to_float(filled(pixels, size)), jnp.asarray(filled(chosen["label"][batch], size))
-    parts = [
-        _columns(perturb(attack, classifier, clean, labels), kind, batch, None)
-        for kind, attack in enumerate(compared.values())
-    ]
-    hot = perturb(hot_cold(ranks=range(1, ranks + 1), cold=cold), classifier, clean, labels)
-    parts += [_columns(hot, len(COMPARED) + member, batch, member) for member in range(ranks)]
-    pairs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    perturbed = pairs.pop("image")
-    pairs["score"] = pass_all(perturbed, np.tile(pixels, (len(parts), 1, 1, 1)), batch_size=size)
+    results = {kind: perturb(attack, classifier, clean, labels) for kind, attack in enumerate(compared.values())}
+    hot = jax.tree.map(np.asarray, perturb(hot_cold(ranks=range(1, ranks + 1), cold=cold), classifier, clean, labels))
+    for rank in range(ranks):
+        results[len(COMPARED) + rank] = jax.tree.map(lambda column, rank=rank: column[rank], hot)
+    # What fills the batch up is cut off.
+    found = jax.tree.map(lambda *each: np.concatenate([column[: len(batch)] for column in each]), *results.values())
+    perturbed = found.to_uint8()
+    pairs = {
+        "kind": np.repeat(np.array(list(results), np.int32), len(batch)),
+        "source": np.tile(batch.astype(np.int32), len(results)),
+        "success": found.success,
+        "prediction": found.prediction,
+        "score": pass_all(perturbed, np.tile(pixels, (len(results), 1, 1, 1)), batch_size=size),
+        "l2": found.l2 * np.float32(255 / np.sqrt(np.prod(pixels.shape[1:]))),
+        "linf": found.linf * np.float32(255),
+    }
     kept = pairs["success"] & (pairs["score"] > threshold) & (pairs["kind"] >= len(COMPARED))
     record, shown = (np.flatnonzero(rows).astype(np.int32) for rows in (kept, pairs["source"] == 0))
     chosen_images = {"image": perturbed[record], "record": record, "shown": perturbed[shown], "shown_record": shown}
     return {**pairs, **chosen_images}
-
-
-def _columns(result: Perturbation, kind: int, batch: np.ndarray, member: int | None) -> Arrays:
-    """One type's pairs; `member` is its place in a stack of attacks."""
-    rows: Any = slice(len(batch)) if member is None else (member, slice(len(batch)))
-    per_pixel = np.float32(255 / np.sqrt(np.prod(result.image.shape[-3:])))
-    return {
-        "image": dataclasses.replace(result, image=result.image[rows]).to_uint8(),
-        "kind": np.full(len(batch), kind, np.int32),
-        "source": batch.astype(np.int32),
-        "success": np.asarray(result.success)[rows],
-        "prediction": np.asarray(result.prediction)[rows],
-        "l2": np.asarray(result.l2)[rows] * per_pixel,
-        "linf": np.asarray(result.linf)[rows] * np.float32(255),
-    }
 
 
 def kept_of(read: Read, attacked: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,17 +14,8 @@ import numpy as np
 
 from advjax.evaluate import Share, better_or_worse
 from advjax.plots import image_figure, line_figure
-from experiments.hard_positives.imagenet.run import (
-    COMPARED,
-    PRESETS,
-    Config,
-    Photographs,
-    classifiers,
-    crop_of,
-    load,
-    stages,
-    types,
-)
+from experiments.hard_positives.imagenet import run
+from experiments.hard_positives.imagenet.run import COMPARED, PRESETS, Config, Photographs, types
 from experiments.page import Page, markdown, percent
 from experiments.study import Read, Row, Study
 
@@ -202,7 +193,7 @@ def _type_table(table: dict[str, dict[str, float]]) -> str:
 def figures(config: Config, data: Photographs, read: Read) -> dict[str, Any]:
     """Fig. 3, which alone shows photographs, and what each type yields."""
     chosen, table, where = read("chosen"), by_type(config, read), provenance(config)
-    clean = data.images.take(chosen["row"][:1]).in_memory(crop_of(config.model)).images[0]
+    clean = data.images.take(chosen["row"][:1]).in_memory(run.crop_of(config.model)).images[0]
     above, below = [name_of(config, data, int(chosen["label"][0]))], [f"perturbation x{_MAGNIFIED}"]
     shown = {"image": [clean / 255], "perturbation": [np.full(clean.shape, 0.5)]}
     for name, (answer, numbers, works, image) in captions(config, data, read).items():
@@ -223,4 +214,4 @@ def figures(config: Config, data: Photographs, read: Read) -> dict[str, Any]:
 
 
 TITLE = "Hard positives at ImageNet's size (Rozsa, Rudd, Boult 2016)"
-STUDY = Study(NAME, TITLE, __doc__ or "", PRESETS, load, stages, classifiers, rows, page, figures)
+STUDY = Study(NAME, TITLE, __doc__ or "", PRESETS, run.load, run.stages, run.classifiers, rows, page, figures)
