@@ -1,5 +1,6 @@
 """Were the networks made better? Verdicts on each row, and the claims of the abstract, Table 1 and Figs. 5 and 6."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from experiments.hard_positives.run import PASS
 from experiments.page import mean_std
 from experiments.store import Arrays
 from experiments.study import Row
-from experiments.verdicts import HOLDS, IN_PART, NO_VERDICT, NOT_RUN, line
+from experiments.verdicts import HOLDS, IN_PART, NO_VERDICT, NOT_RUN, line, listed
 
 __all__ = ["FARTHER_TYPES", "Errors", "by_base", "claims", "verdicts"]
 
@@ -50,13 +51,8 @@ class Errors(NamedTuple):
 
 def by_base(found: list[Row], metric: str, kind: str = "") -> np.ndarray:
     """A metric of all base networks, of an attack on training images or of clean images."""
-    return np.array(
-        [
-            row.value
-            for row in found
-            if (row.metric, row.attack) == (metric, kind) and (not kind or row.data.endswith("/train"))
-        ]
-    )
+    own = [row for row in found if (row.metric, row.attack) == (metric, kind)]
+    return np.array([row.value for row in own if not kind or row.data.endswith("/train")])
 
 
 def verdicts(config: Config, results: dict[str, Errors]) -> list[str]:
@@ -89,34 +85,31 @@ def claims(results: dict[str, Errors], bands: dict[str, Errors], found: list[Row
         bands: of Fig. 6, by name, the lowest first.
         found: the rows of the attacks.
     """
-    return [
-        _fewer_clean_errors(results, BASIC),
-        _fewer_clean_errors(results, "FGS"),
+    of_table = [
+        *(_fewer_clean_errors(results, other) for other in (BASIC, "FGS")),
         *(_as_good_as_infimnist(results, name) for name in (_BEST, "HC-D-9", "FGV")),
         _infimnist_is_open(results),
         _lowest_adversarial(results),
-        _fig5_claim(found),
-        *_fig6_claims(bands),
     ]
+    return [*of_table, _fig5_claim(found), *_fig6_claims(bands)]
 
 
 def _fewer_clean_errors(results: dict[str, Errors], other: str) -> str:
     paper = 100 * (1 - ROWS[_BEST].clean / ROWS[other].clean)
     claim = f"{_BEST} has {paper:.2f} % less clean error than {other}"
-    if _BEST not in results or other not in results:
+    if not {_BEST, other} <= results.keys():
         return _not_run(claim, _BEST, other)
     before, after = results[other].clean, results[_BEST].clean
     saved = 100 * (1 - after.value / before.value) if before.value else 0.0
-    status: bool | str = NO_VERDICT
-    if clearly_apart(before, after):
-        status = HOLDS if round(saved, 2) >= round(paper, 2) else IN_PART if saved > 0 else False
+    as_told = HOLDS if round(saved, 2) >= round(paper, 2) else IN_PART if saved > 0 else False
     more = f"{saved:.2f} % less" if saved >= 0 else f"{-saved:.2f} % more"
-    return line(status, claim, f"here {more}: {100 * before.value:.3f} % -> {100 * after.value:.3f} %")
+    figures = f"here {more}: {100 * before.value:.3f} % -> {100 * after.value:.3f} %"
+    return line(as_told if clearly_apart(before, after) else NO_VERDICT, claim, figures)
 
 
 def _as_good_as_infimnist(results: dict[str, Errors], name: str) -> str:
     claim = f"{name} has no larger clean error than {INFIMNIST}"
-    if name not in results or INFIMNIST not in results:
+    if not {name, INFIMNIST} <= results.keys():
         return _not_run(claim, name, INFIMNIST)
     ours, other = results[name].clean, results[INFIMNIST].clean
     status = True if ours.value <= other.value else False if clearly_apart(ours, other) else NO_VERDICT
@@ -129,9 +122,8 @@ def _infimnist_is_open(results: dict[str, Errors]) -> str:
     if INFIMNIST not in results or not trained:
         return _not_run(claim, INFIMNIST)
     ours, worst = results[INFIMNIST].adversarial.value, max(trained, key=lambda name: trained[name])
-    return line(
-        ours > trained[worst], claim, f"{100 * ours:.2f} % against at most {100 * trained[worst]:.2f} % ({worst})"
-    )
+    figures = f"{100 * ours:.2f} % against at most {100 * trained[worst]:.2f} % ({worst})"
+    return line(ours > trained[worst], claim, figures)
 
 
 def _lowest_adversarial(results: dict[str, Errors]) -> str:
@@ -157,7 +149,7 @@ def _fig5_claim(found: list[Row]) -> str:
     )
 
 
-def _fig6_claims(bands: dict[str, Errors]) -> list[str]:
+def _fig6_claims(bands: dict[str, Errors]) -> Iterator[str]:
     """Each kind of error: the highest band has the largest; a band between has less than the lowest."""
 
     def above(large: Share, small: Share) -> bool | str:
@@ -166,19 +158,17 @@ def _fig6_claims(bands: dict[str, Errors]) -> list[str]:
     def size(share: Share) -> float:
         return share.value
 
-    found = []
     for kind in ("clean", "adversarial"):
         shares: dict[str, Share] = {name.removeprefix(f"{PASS} "): getattr(own, kind) for name, own in bands.items()}
-        figures = ", ".join(f"{name}: {100 * share.value:.2f} %" for name, share in shares.items())
+        figures = listed({f"{name}:": f"{100 * share.value:.2f} %" for name, share in shares.items()})
         first = f"trained on the band of highest PASS the {kind} error is the largest (Fig. 6)"
         second = f"trained on some band between, the {kind} error is below that of the lowest and the highest (Fig. 6)"
         if len(shares) < 3:
-            found += [f"{NOT_RUN}: {claim} (fewer than three bands)." for claim in (first, second)]
+            yield from (f"{NOT_RUN}: {claim} (fewer than three bands)." for claim in (first, second))
             continue
         lowest, *between, highest = shares.values()
-        found.append(line(above(highest, max(lowest, *between, key=size)), first, figures))
-        found.append(line(above(min(lowest, highest, key=size), min(between, key=size)), second, figures))
-    return found
+        yield line(above(highest, max(lowest, *between, key=size)), first, figures)
+        yield line(above(min(lowest, highest, key=size), min(between, key=size)), second, figures)
 
 
 def _not_run(claim: str, *needed: str) -> str:

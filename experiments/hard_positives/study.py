@@ -68,24 +68,19 @@ def rows(config: Config, data: run.Data, read: Read) -> list[Row]:
 def _of_attacks(config: Config, read: Read) -> Iterator[Row]:
     for split, base, kind in config.attacked:
         stored = read(f"attack/{split}/{base}/{kind}", "attempted", "succeeded", "l2", "linf", "scale")
-        scores, attempted = read(f"score/{split}/{base}/{kind}"), int(stored["attempted"])
-
-        def row(metric: str, images: int, value: Any, where: tuple[str, int, str] = (split, base, kind)) -> Row:
-            part, base, kind = where
-            return Row(NAME, f"{config.data}/{part}", BASIC, base, kind, None, metric, images, float(value))
-
-        yield row("attempted", 0, attempted)
-        yield row("succeeded", 0, stored["succeeded"])
-        yield row("success", attempted, stored["succeeded"] / max(attempted, 1))
-        yield row("stored", 0, len(stored["l2"]))
+        scores, tried, fooled = read(f"score/{split}/{base}/{kind}"), int(stored["attempted"]), stored["succeeded"]
+        numbers: dict[str, tuple[int, Any]] = {"attempted": (0, tried), "succeeded": (0, fooled)}
+        numbers |= {"success": (tried, fooled / max(tried, 1)), "stored": (0, len(stored["l2"]))}
         means = {"l2_per_pixel": stored["l2"], "linf": stored["linf"]}
         for name, values in {**means, "pass_valid": scores["valid"], "pass_same": scores["same"]}.items():
             if len(values):
-                yield row(name, len(values), values.mean())
+                numbers[name] = len(values), values.mean()
             if len(values) > 1:
-                yield row(f"{name}_std", len(values), values.std(ddof=1))
+                numbers[f"{name}_std"] = len(values), values.std(ddof=1)
         if len(stored["scale"]):
-            yield row("scale_median", 0, np.median(stored["scale"]))
+            numbers["scale_median"] = 0, np.median(stored["scale"])
+        for metric, (images, value) in numbers.items():
+            yield Row(NAME, f"{config.data}/{split}", BASIC, base, kind, None, metric, images, float(value))
 
 
 def _of_networks(config: Config, read: Read) -> Iterator[Row]:
