@@ -1,21 +1,18 @@
 """Keys by purpose, and networks: trained, as the arrays of a stage, and as attacks see them."""
 
-import dataclasses
 import pathlib
 import zlib
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
 
 from advjax.classifier import Classifier, from_nnx
-from advjax.training import Resident, Stream, Trainer, TrainState, create, to_model, unstack
+from advjax.training import Resident, Stream, Trainer, create, to_model, unstack, weights_of, with_weights
 from experiments.store import Arrays
 
-__all__ = ["classifier_of", "key_of", "restored", "restored_model", "train", "weights"]
+__all__ = ["classifier_of", "key_of", "restored_model", "train"]
 
 
 def key_of(seed: int, *words: object) -> jax.Array:
@@ -46,7 +43,7 @@ def train(
     fitted = trainer.fit(model, data, steps, key, folder=folder, every=every, validation=validation, progress=title)
     found = {} if validation is None else {"validation_accuracy": fitted.history.column("validation_accuracy", 1)[0]}
     return {
-        **weights(unstack(fitted.states)[0]),
+        **weights_of(unstack(fitted.states)[0]),
         "loss": np.asarray(fitted.loss[0]),
         "accuracy": np.asarray(fitted.accuracy[0]),
         **found,
@@ -60,25 +57,4 @@ def classifier_of(model: nnx.Module, arrays: Arrays) -> Classifier:
 
 def restored_model(model: nnx.Module, arrays: Arrays) -> nnx.Module:
     """The same as a model."""
-    return to_model(restored(create(model, optax.identity()), arrays))
-
-
-def weights(state: TrainState) -> Arrays:
-    """The parameters and batch statistics of one state, or of stacked ones, by their paths, for `restored`."""
-    return {name: np.asarray(leaf) for name, leaf in _named(state) if _is_number(leaf)}
-
-
-def restored(template: TrainState, arrays: Arrays) -> TrainState:
-    """`template` with the stored parameters and batch statistics; its random streams and solver stay."""
-    leaves = [jnp.asarray(arrays[name]) if _is_number(leaf) else leaf for name, leaf in _named(template)]
-    params, rest = jax.tree.unflatten(jax.tree.structure((template.params, template.rest)), leaves)
-    return dataclasses.replace(template, params=params, rest=rest)
-
-
-def _named(state: TrainState) -> list[tuple[str, Any]]:
-    leaves = jax.tree_util.tree_leaves_with_path((state.params, state.rest))
-    return [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
-
-
-def _is_number(leaf: Any) -> bool:
-    return not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return to_model(with_weights(create(model, optax.identity()), arrays))

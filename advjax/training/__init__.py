@@ -14,11 +14,12 @@ from advjax.training.optimizers import optimizer
 from advjax.training.predictions import Score, measure, predict
 from advjax.training.run import NonFiniteLossError
 from advjax.training.sharding import Placement, default_placement, initialize, placement
-from advjax.training.state import TrainState, create, ensemble, stack, to_model, unstack
+from advjax.training.state import TrainState, create, ensemble, stack, to_model, unstack, weights_of, with_weights
 from advjax.training.step import Batch, Metrics, cross_entropy, train_step
 
 __all__ = [
     "TrainState", "create", "ensemble", "stack", "unstack", "to_model", "LinenModel",
+    "weights_of", "with_weights",
     "Batch", "Faults", "Metrics", "cross_entropy", "optimizer", "train_step",
     "with_heads",
     "Resident", "Stream", "Trainer", "Fitted", "History", "DataError", "NonFiniteLossError", "Preempted",

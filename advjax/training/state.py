@@ -1,15 +1,16 @@
 """The training state: everything that changes while a network trains, as one pytree that can be stacked."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
-__all__ = ["TrainState", "create", "ensemble", "stack", "unstack", "to_model"]
+__all__ = ["TrainState", "create", "ensemble", "stack", "unstack", "to_model", "weights_of", "with_weights"]
 
 
 @jax.tree_util.register_dataclass
@@ -116,3 +117,50 @@ def to_model(state: TrainState) -> nnx.Module:
     model = nnx.merge(state.graphdef, state.params, state.rest, copy=True)
     model.eval()
     return model
+
+
+def weights_of(state: TrainState) -> dict[str, np.ndarray]:
+    """All variables but random streams, of one state or of stacked ones, as arrays of the host by their paths.
+
+    `numpy.savez(path, **weights_of(states))` keeps a whole ensemble in one file (`Fitted.save` writes one network),
+    which `with_weights` reads into states of the same networks.
+
+    >>> pair = ensemble(lambda rngs: nnx.Linear(3, 2, rngs=rngs), optax.sgd(0.1), seeds=2)
+    >>> {name: array.shape for name, array in weights_of(pair).items()}
+    {"[0]['bias'].value": (2, 2), "[0]['kernel'].value": (2, 3, 2)}
+    """
+    return {name: np.asarray(leaf) for name, leaf in _named(state) if not _is_key(leaf)}
+
+
+def with_weights(state: TrainState, arrays: Mapping[str, np.ndarray]) -> TrainState:
+    """The state with the variables that `weights_of` gave; its step, random streams and solver stay.
+
+    Args:
+        state: of the same networks, as many of them.
+        arrays: others than those of its variables are ignored.
+
+    Raises:
+        ValueError: one of its variables is not among `arrays`, or has another shape there.
+
+    >>> one, other = (create(nnx.Linear(3, 2, rngs=nnx.Rngs(seed)), optax.sgd(0.1)) for seed in range(2))
+    >>> again = with_weights(other, weights_of(one))
+    >>> bool((again.params["kernel"][...] == one.params["kernel"][...]).all())
+    True
+    """
+    leaves = []
+    for name, leaf in _named(state):
+        if not _is_key(leaf) and (name not in arrays or arrays[name].shape != leaf.shape):
+            got = f"shape {arrays[name].shape}" if name in arrays else "none"
+            raise ValueError(f"arrays must hold {name} of shape {leaf.shape}, got {got}")
+        leaves.append(leaf if _is_key(leaf) else jnp.asarray(arrays[name]))
+    params, rest = jax.tree.unflatten(jax.tree.structure((state.params, state.rest)), leaves)
+    return dataclasses.replace(state, params=params, rest=rest)
+
+
+def _named(state: TrainState) -> list[tuple[str, jax.Array]]:
+    leaves = jax.tree_util.tree_leaves_with_path((state.params, state.rest))
+    return [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
+
+
+def _is_key(leaf: jax.Array) -> bool:
+    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))

@@ -16,7 +16,20 @@ from advjax.fingerprint import file_digest
 from advjax.models.counting import abstract
 from advjax.models.lenet import LeNet, caffe_solver
 from advjax.models.weights import load_weights
-from advjax.training import Fitted, Resident, Trainer, TrainState, create, predict, stack, to_model, train_step, unstack
+from advjax.training import (
+    Fitted,
+    Resident,
+    Trainer,
+    TrainState,
+    create,
+    predict,
+    stack,
+    to_model,
+    train_step,
+    unstack,
+    weights_of,
+    with_weights,
+)
 from experiments.hard_positives.config import (
     ATTACKS,
     BAND_TYPES,
@@ -27,7 +40,7 @@ from experiments.hard_positives.config import (
     Band,
     Config,
 )
-from experiments.networks import key_of, restored, weights
+from experiments.networks import key_of
 from experiments.provenance import check_counts, load_both
 from experiments.store import Arrays, Store
 from experiments.study import Folder, Loaded, Read, Stage
@@ -129,7 +142,7 @@ def stages(config: Config, data: Data, store: Store) -> Iterator[Stage]:
     learn = fit("base", f"train {config.bases} base network(s)")
     train = partial(train_bases, learn, seed, config.bases, config.base_iterations, data.train, room)
     yield Stage("base", partial(read_base, data.base) if data.base else train)
-    bases = restored(fresh(seed, "template", config.bases), read("base"))
+    bases = with_weights(fresh(seed, "template", config.bases), read("base"))
     networks = of_states(bases)
     for split, base, kind in config.attacked:
         images, rows, limit, same = data.train, data.sources, config.cap_per_type, config.same_per_type
@@ -167,7 +180,7 @@ def classifiers(config: Config, data: Data, read: Read) -> dict[str, Classifier]
     for name in row_names(config, read):
         count = config.bases if name in (BASIC, INFIMNIST) else config.networks
         stored = read("base" if name == BASIC else f"row/{name}")
-        states = restored(fresh(config.seed, "template", count), stored)
+        states = with_weights(fresh(config.seed, "template", count), stored)
         found.update({f"{name} {number}": each for number, each in enumerate(of_states(states))})
     return found
 
@@ -195,12 +208,12 @@ def train_bases(fit: Fit, seed: int, bases: int, steps: int, train: Dataset, roo
     """The base networks: their weights and losses."""
     data = roomy([train.images], [train.labels], [np.arange(len(train.labels))] * bases, room)
     fitted = fit(fresh(seed, "base", bases), data, steps, key_of(seed, "base"))
-    return {**weights(fitted.states), "loss": fitted.loss}
+    return {**weights_of(fitted.states), "loss": fitted.loss}
 
 
 def read_base(file: str) -> Arrays:
     """The base network of published weights."""
-    return weights(stack([create(load_weights(abstract(LeNet), file), OPTIMIZER)]))
+    return weights_of(stack([create(load_weights(abstract(LeNet), file), OPTIMIZER)]))
 
 
 def attack_images(
@@ -351,7 +364,7 @@ def finetune(
     states = stack([state for state in each for _ in range(orders)])
     fitted = fit(states, roomy(images, labels, members, room), job.iterations, key)
     counts = {"adversarial_images": np.array([len(image) for image in images[1:]]), "clean_images": np.array(clean)}
-    return {**judge(fitted.states, held_out), **weights(fitted.states), "loss": fitted.loss, **counts}
+    return {**judge(fitted.states, held_out), **weights_of(fitted.states), "loss": fitted.loss, **counts}
 
 
 def _adversaries(read: Read, job: Job, base: int) -> tuple[np.ndarray, np.ndarray]:
@@ -385,7 +398,7 @@ def train_infimnist(
     fitted = fit(fresh(seed, "infimnist", bases), data, steps, key_of(seed, "infimnist", "order"))
     return {
         **judge(fitted.states, held_out),
-        **weights(fitted.states),
+        **weights_of(fitted.states),
         "loss": fitted.loss,
         "adversarial_images": np.zeros(bases, np.int64),
         "clean_images": np.array(count),

@@ -207,7 +207,7 @@ def handed(request, monkeypatch):
         return call
 
     data = DATA._replace(heldout_from={"train": TRAIN, "test": TEST}[request.param])
-    monkeypatch.setattr(run, "restored", lambda template, arrays: "bases")
+    monkeypatch.setattr(run, "with_weights", lambda template, arrays: "bases")
     monkeypatch.setattr(run, "of_states", lambda states: [f"net {base} of {states}" for base in range(2)])
     monkeypatch.setattr(run, "load_held_out", lambda bases, read, *sets: ("held out", *sets))
     monkeypatch.setattr(run, "jobs", lambda config, read: [types.SimpleNamespace(name="FGV")])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from advjax.data import load as load_set
 from advjax.evaluate import Share
 from advjax.fingerprint import file_digest
-from advjax.training import Trainer, train_step, unstack
+from advjax.training import Trainer, train_step, unstack, with_weights
 from experiments.hard_positives.claims import Errors, claims, verdicts
 from experiments.hard_positives.config import ATTACKS, BASIC, HELD_OUT_TYPES, INFIMNIST, PRESETS, ROWS, Config
 from experiments.hard_positives.run import (
@@ -26,7 +26,6 @@ from experiments.hard_positives.run import (
     train_infimnist,
 )
 from experiments.hard_positives.study import SCHEDULE, schedule, table1
-from experiments.networks import restored, weights
 from experiments.store import open_store
 from experiments.study import Row
 
@@ -111,7 +110,7 @@ def test_the_base_network_of_a_file_is_that_one_and_known_by_its_digest(tmp_path
     assert config.base == file_digest(tmp_path / "lenet.npz")
     first = next(stages(config, data, open_store(tmp_path / "out", config)))
     assert first.name == "base"
-    read = restored(fresh(0, "template", 1), first.compute())
+    read = with_weights(fresh(0, "template", 1), first.compute())
     np.testing.assert_array_equal(unstack(read)[0].params["dense2"]["kernel"].get_value(), arrays["ip2.weight"].T)
     with pytest.raises(ValueError, match="base is one network: bases must be 1, got 3"):
         dataclasses.replace(config, bases=3)
@@ -228,12 +227,6 @@ def test_a_stage_is_stored_whole_or_not_at_all(tmp_path):
     assert open_store(tmp_path, TINY).done("a/b")
 
 
-def test_weights_come_back_to_the_bit_with_a_fresh_solver():
-    states = fresh(TINY.seed, "base", 3)
-    again = restored(fresh(TINY.seed, "template", 3), weights(states))
-    jax.tree.map(np.testing.assert_array_equal, states, again)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -254,7 +247,7 @@ def test_infimnist_row_is_calibrated_and_never_made_of_the_test_set():
     train, test = load_set("digits", "train"), load_set("digits", "test")
     held_out = HeldOut(test, test.images[:28], test.labels[:28], np.repeat(np.arange(14, dtype=np.int32), 2))
     fit = Trainer(train_step(OPTIMIZER), 16, 20).fit
-    bases = restored(fresh(0, "template", 1), train_bases(fit, 0, 1, 60, train, 1_500))
+    bases = with_weights(fresh(0, "template", 1), train_bases(fit, 0, 1, 60, train, 1_500))
     stored = train_infimnist(fit, 0, of_states(bases), 1_500, 0.5, 3, train, 1_500, held_out)
     assert stored["amplitude"] > 0
     assert stored["clean_images"] == 1_500

@@ -9,9 +9,9 @@ import pytest
 from advjax.attacks import pgd, steepest
 from advjax.classifier import from_function
 from advjax.data import Standardized
-from advjax.training import create, to_model
+from advjax.training import create, to_model, weights_of
 from advjax.training.optimizers import torch_rate
-from experiments.networks import key_of, weights
+from experiments.networks import key_of
 from experiments.robust_optimization import run, study
 from experiments.robust_optimization.run import PRESETS, Config, adversarial_set, calibrated, judge, stages
 from tests.experiments.spies import MemoryStore, fake_perturbation, spy_on_training
@@ -78,7 +78,7 @@ def test_all_networks_begin_with_the_same_weights_and_see_the_same_order(trainin
 
 def test_a_trained_network_is_judged_by_the_statistics_of_the_test_set():
     state = create(run.network(CONFIG, "linf", TRAIN), run.torch_sgd(0.1, 0.0, 0.0, 0.0))
-    store = MemoryStore({"train/linf": weights(state)})
+    store = MemoryStore({"train/linf": weights_of(state)})
     classifier = run.classifiers(CONFIG, (TRAIN, TEST), store.read, ["linf"])["linf"]
     model = to_model(state)
     model.mean[...], model.std[...] = jnp.float32(255 * 0.11), jnp.float32(255 * 0.3)
@@ -101,9 +101,7 @@ def test_the_set_and_pgd_use_the_units_of_the_test_set(monkeypatch):
 
     def spy(attack, classifier, images, labels, *, batch_size, key=None):
         attacks.append((attack, key))
-        result = fake_perturbation(images, labels)
-        result.prediction = labels
-        return result
+        return dataclasses.replace(fake_perturbation(images, labels), prediction=labels)
 
     monkeypatch.setattr(run, "perturb_all", spy)
     monkeypatch.setattr(run, "sign_ray", lambda *args: lambda epsilon: np.ones(7, bool))

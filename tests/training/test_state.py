@@ -7,7 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
-from advjax.training import create, stack, to_model, unstack
+from advjax.training import create, stack, to_model, unstack, weights_of, with_weights
 
 
 def linear(seed, features=2):
@@ -45,3 +45,32 @@ def test_a_state_outlives_donation_of_the_model_and_the_reverse():
 def test_stack_refuses(states, message):
     with pytest.raises(ValueError, match=message):
         stack(states())
+
+
+def noisy(seed):
+    """A network with weights, batch statistics and a random stream."""
+    rngs = nnx.Rngs(seed)
+    layers = nnx.Linear(3, 2, rngs=rngs), nnx.BatchNorm(2, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+    return create(nnx.Sequential(*layers), optax.sgd(0.1, momentum=0.9))
+
+
+def test_weights_come_back_to_the_bit_and_nothing_else_does(tmp_path):
+    states, others = (stack([noisy(seed) for seed in seeds]) for seeds in ((0, 1), (2, 3)))
+    np.savez(tmp_path / "both.npz", **weights_of(states), loss=np.ones(3))
+    with np.load(tmp_path / "both.npz") as stored:
+        again = with_weights(others, stored)
+    for before, after in zip(unstack(states), unstack(again), strict=True):
+        np.testing.assert_array_equal(to_model(before)(jnp.ones((4, 3))), to_model(after)(jnp.ones((4, 3))))
+    jax.tree.map(np.testing.assert_array_equal, weights_of(states), weights_of(again))
+    keys = [leaf for leaf in jax.tree.leaves(others.rest) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
+    kept = [leaf for leaf in jax.tree.leaves(again.rest) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
+    assert keys
+    assert all(bool((one == other).all()) for one, other in zip(keys, kept, strict=True))
+
+
+def test_weights_of_other_networks_are_refused():
+    one, pair = noisy(0), stack([noisy(0), noisy(1)])
+    with pytest.raises(ValueError, match=r"arrays must hold .*bias.* of shape \(2,\), got shape \(2, 2\)"):
+        with_weights(one, weights_of(pair))
+    with pytest.raises(ValueError, match=r"arrays must hold .* of shape \(2,\), got none"):
+        with_weights(one, {})

@@ -32,9 +32,9 @@ from advjax.models.googlenet import quick_solver
 from advjax.models.registry import NETWORKS, Network
 from advjax.models.resnet import ResNet
 from advjax.models.weights import load_weights
-from advjax.training import Trainer, create, train_step, with_heads
+from advjax.training import Trainer, create, train_step, weights_of, with_heads
 from experiments.config import Settings, presets, setting
-from experiments.networks import classifier_of, key_of, restored_model, train, weights
+from experiments.networks import classifier_of, key_of, restored_model, train
 from experiments.store import Arrays, Store
 from experiments.study import Folder, Loaded, Read, Stage
 
@@ -239,14 +239,14 @@ def make_network(model: str, classes: int, published: bool, seed: int) -> nnx.Mo
 def untrained(make: Callable[[], nnx.Module], images: ImageSet, crop: CenterCrop, checkpoint: str) -> Arrays:
     """The weights of a file, or random ones with batch norms that know some photographs: else all images look alike."""
     if checkpoint:
-        return weights(create(load_weights(nnx.eval_shape(make), checkpoint), optax.identity()))
+        return weights_of(create(load_weights(nnx.eval_shape(make), checkpoint), optax.identity()))
     model = make()
     some = images.take(np.arange(min(len(images), _STATISTICS))).in_memory(crop).images
     seen = nnx.clone(model)
     seen.train(momentum=0.0)
     nnx.jit(lambda network, pixels: network(pixels))(seen, to_float(some))
     nnx.update(model, nnx.state(seen, nnx.BatchStat))
-    return weights(create(model, optax.identity()))
+    return weights_of(create(model, optax.identity()))
 
 
 def rightly_classified(
