@@ -111,7 +111,7 @@ class Config(Settings):
     infimnist_images: int = setting(1_000_000, "images of the InfiMNIST-like set.")
     infimnist_iterations: int = setting(30_000, "steps of its networks, which start anew.")
     infimnist_share: float = setting(0.022, "share of it that base network 0 gets wrong, which sets its amplitude.")
-    pass_per_type: int = setting(37_663, "images of a type and base that have a PASS (and are open to the bands).")
+    pass_per_type: int = setting(37_663, "images of a type and base scored by PASS, at most (and open to the bands).")
     same_per_type: int = setting(300, "so many of them have one with SSIM's 'same' padding too.")
     attack_batch: int = setting(4_000, "images attacked at once.")
     score_batch: int = setting(4_000, "pairs scored at once.")

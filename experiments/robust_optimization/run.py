@@ -49,7 +49,7 @@ class Config(Settings):
     halve_every: int = setting(0, "halves the rate at the start of each such epoch, counted from 1; 0: never.", least=0)
     weight_decay: float = setting(1e-3, "times each parameter, biases too, is added to its gradient.")
     input_norm: bool = setting(True, "robust networks begin with a batch norm without parameters (scripts only).")
-    attack_mode: Literal["eval", "train"] = setting("train", "of the network in the attack of training (scripts).")
+    attack_mode: Literal["eval", "train"] = setting("train", "of the network under attack (train: as in scripts).")
     own_test_statistics: bool = setting(True, "the test set is standardized by its own mean and deviation (scripts).")
     epsilons: tuple[float, ...] = setting(tuple(round(0.05 * k, 2) for k in range(21)), "of Figs. 3 and 6 (our grid).")
     test_images: int = setting(0, "of the test set, the first; 0: all.", least=0)
