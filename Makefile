@@ -50,12 +50,13 @@ GPU_WHEELS := absl-py aiofiles array-record attrs chex cloudpickle dm-pix dm-tre
 	prometheus-client psutil pygments pyyaml rich simple-parsing simplejson tensorflow-datasets tensorflow-metadata \
 	termcolor toml toolz tqdm treescope typing-extensions wrapt zipp
 
-gpu-carry: $(VENV)/.installed-experiments  ## fill .gpu with wheels and data sets (of TFDS_DATA_DIR) to carry along
-	rm -rf .gpu && mkdir -p .gpu/wheels .gpu/tfds
+gpu-carry: $(VENV)/.installed-experiments  ## fill .gpu with wheels, data (TFDS_DATA_DIR) and weights (ADVJAX_NETWORKS)
+	rm -rf .gpu && mkdir -p .gpu/wheels .gpu/tfds .gpu/networks
 	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: $(GPU_PLATFORM) -c constraints.txt -d .gpu/wheels $(GPU_WHEELS)
 	$(BIN)/python -m pip wheel --quiet --no-deps -c constraints.txt -w .gpu/wheels promise
 	cp -r $(TFDS_DATA_DIR)/mnist .gpu/tfds
-	tar -c -C $(TFDS_DATA_DIR) cifar10 | split -n 2 - .gpu/cifar10.
+	tar -cf .gpu/cifar10 -C $(TFDS_DATA_DIR) cifar10 && split -n 2 .gpu/cifar10 .gpu/cifar10. && rm .gpu/cifar10
+	test -z "$(ADVJAX_NETWORKS)" || cp $(ADVJAX_NETWORKS)/cifar10_resnets/resnet20.npz .gpu/networks
 
 $(VENV)/.installed-%: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

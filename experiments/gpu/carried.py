@@ -23,8 +23,9 @@ def environment(carried: pathlib.Path, runs: pathlib.Path) -> dict[str, str]:
     _join(sorted(carried.glob("cifar10.a?")), data)
     paths = [f"{here}", f"{site.resolve()}", *filter(None, [os.environ.get("PYTHONPATH")])]
     found = {"JAX_COMPILATION_CACHE_DIR": f"{(runs / 'cache').resolve()}"}
-    if data.exists():
-        found["TFDS_DATA_DIR"] = f"{data.resolve()}"
+    for variable, folder in {"TFDS_DATA_DIR": data, "ADVJAX_NETWORKS": carried / "networks"}.items():
+        if folder.exists():
+            found[variable] = f"{folder.resolve()}"
     return {**found, **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 

@@ -41,7 +41,7 @@ class Task(NamedTuple):
 
     Attributes:
         name: of its folder, its log and its marker.
-        arguments: after `python -m`; "{out}" stands for its folder.
+        arguments: after `python -m`; "{runs}" stands for the folder of all runs.
         resumes: it takes `--minutes` and goes on where it stopped; another one is ended when time is over.
     """
 
@@ -51,15 +51,20 @@ class Task(NamedTuple):
 
 
 def tasks(preset: str, jobs: Sequence[str]) -> list[Task]:
-    """The plan: the benchmarks named, then the experiments.
+    """The plan: the benchmarks named (of `smoke` only the first), then the experiments.
 
     >>> [task.name for task in tasks("paper", ["pgd"])][:2]
     ['benchmarks-pgd', 'hard_positives']
     """
-    smoke = ("--smoke",) if preset == "smoke" else ()
-    benchmarks = [Task(f"benchmarks-{job}", ("benchmarks", job, "--out", "{out}", *smoke), False) for job in jobs]
-    commands = {name: ("experiments", *text.split(), "--out", "{out}") for name, text in _EXPERIMENTS[preset].items()}
-    return benchmarks + [Task(name, command) for name, command in commands.items()]
+    own = ("benchmarks", "--out", "{runs}/benchmarks")  # one folder: the summary is of all records there
+    if preset == "smoke":
+        own, jobs = (*own, "--smoke"), jobs[:1]
+    benchmarks = [Task(f"benchmarks-{job}", (*own, job), False) for job in jobs]
+    papers = [
+        Task(name, ("experiments", *text.split(), "--out", f"{{runs}}/{name}"))
+        for name, text in _EXPERIMENTS[preset].items()
+    ]
+    return benchmarks + papers
 
 
 def run(
@@ -94,7 +99,7 @@ def run(
 
 
 def _one(task: Task, folder: pathlib.Path, seconds: float, environment: Mapping[str, str]) -> str:
-    arguments = [part.format(out=folder / task.name) for part in task.arguments]
+    arguments = [part.format(runs=folder) for part in task.arguments]
     limit = seconds
     if task.resumes:
         arguments += ["--minutes", f"{seconds / 60:.2f}"]
