@@ -1,4 +1,7 @@
-"""LeNet on real MNIST: its test error, and the attacks against figures measured by an independent implementation."""
+"""LeNet on real MNIST: its test error, and the attacks against figures measured by independent implementations."""
+
+import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +10,12 @@ import pytest
 
 from advjax import fgs, fgv, hot_cold, hot_cold_sign, perturb
 from advjax.data import load, to_float
+from advjax.evaluate import pass_all
 from advjax.scores import pass_score
 from advjax.training import Resident, Trainer, predict, train_step
-from experiments.hard_positives.run import OPTIMIZER, fresh, of_states
-from experiments.networks import key_of
+from experiments.hard_positives.config import ATTACKS
+from experiments.hard_positives.run import OPTIMIZER, attack_images, fresh, of_states, read_base
+from experiments.networks import key_of, restored
 
 pytestmark = [pytest.mark.mnist, pytest.mark.slow]
 
@@ -23,6 +28,8 @@ ANCHORS = {
     "HC-9": (hot_cold(9), 23.6, 127.9, 0.717, 0.715),
     "HC-S-1": (hot_cold_sign(1), 31.1, 40.4, 0.674, 0.405),
 }
+# Of Caffe's own LeNet after 10,000 iterations, on the first 400 test digits: mean L2 a pixel and mean PASS ("valid").
+CAFFE = {"FGS": (28.3, 0.687), "FGV": (17.2, 0.787), "HC-1": (17.5, 0.769), "HC-9": (22.0, 0.714)}
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +73,16 @@ def test_attacks_succeed_at_the_distances_measured_before(name, lenets):
         distances = 255 * np.asarray(result.l2)[success].mean() / 28, 255 * np.asarray(result.linf)[success].mean()
         measured.append([*distances, *scores])
     np.testing.assert_allclose(np.mean(measured, axis=0), expected, rtol=0.05)
+
+
+@pytest.mark.skipif(not os.environ.get("ADVJAX_NETWORKS"), reason="no ADVJAX_NETWORKS")
+def test_caffes_own_lenet_is_fooled_at_the_distances_measured_by_others():
+    (file,) = Path(os.environ["ADVJAX_NETWORKS"]).rglob("caffe_lenet_iter_10000.npz")
+    states, test = restored(fresh(0, "template", 1), read_base(str(file))), load("mnist", "test")
+    assert np.mean(predict(states, test.images)[0] == test.labels) == pytest.approx(0.9914)
+    (classifier,) = of_states(states)
+    for kind, expected in CAFFE.items():
+        found = attack_images(ATTACKS[kind], classifier, test, np.arange(410), 400, 410)
+        assert found["succeeded"] >= found["attempted"] - 1, kind
+        score = pass_all(found["image"], test.images[found["source"]], batch_size=400)
+        np.testing.assert_allclose((found["l2"].mean(), score.mean()), expected, rtol=0.006, err_msg=kind)
