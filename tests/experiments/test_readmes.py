@@ -38,6 +38,22 @@ def test_hard_positives_errors_and_distances():
         assert f"{abs(off):.1f} % {'lower' if off < 0 else 'higher'} for {kind}" in text, kind
 
 
+def test_hard_positives_of_caffes_own_lenet():
+    text = readme("hard_positives")
+    found = [row for row in metrics("hard_positives", "figures") if row["network"] == "Basic LeNet"]
+    value = {(row["data"], row["attack"], row["metric"]): float(row["value"]) for row in found}
+    assert f"{100 * value['mnist/test', '', 'error']:.2f} % of the test set wrong" in text
+    least = min(number for (_, _, metric), number in value.items() if metric == "success")
+    assert f"at least {100 * least:.2f} % of the digits" in text
+    for kind in ("FGS", "FGV", "HC-1", "HC-5", "HC-9", "HC-S-1"):
+        cells = (
+            f"{value[f'mnist/{split}', kind, metric]:.{digits}f}"
+            for metric, digits in (("l2_per_pixel", 1), ("pass_valid", 3))
+            for split in ("train", "heldout")
+        )
+        assert f"| {kind} | {' | '.join(cells)} |" in text, kind
+
+
 def test_hard_positives_of_photographs():
     text = readme("hard_positives")
     value = {(r["attack"], r["metric"]): float(r["value"]) for r in metrics("hard_positives/imagenet", "quick")}
