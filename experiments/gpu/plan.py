@@ -57,9 +57,8 @@ def tasks(preset: str, jobs: Sequence[str]) -> list[Task]:
     ['benchmarks-pgd', 'hard_positives']
     """
     own = ("benchmarks", "--out", "{runs}/benchmarks")  # one folder: the summary is of all records there
-    if preset == "smoke":
-        own, jobs = (*own, "--smoke"), jobs[:1]
-    benchmarks = [Task(f"benchmarks-{job}", (*own, job), False) for job in jobs]
+    smoke, some = (("--smoke",), jobs[:1]) if preset == "smoke" else ((), jobs)
+    benchmarks = [Task(f"benchmarks-{job}", (*own, *smoke, job), False) for job in some]
     papers = [
         Task(name, ("experiments", *text.split(), "--out", f"{{runs}}/{name}"))
         for name, text in _EXPERIMENTS[preset].items()
