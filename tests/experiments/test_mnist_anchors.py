@@ -12,10 +12,10 @@ from advjax import fgs, fgv, hot_cold, hot_cold_sign, perturb
 from advjax.data import load, to_float
 from advjax.evaluate import pass_all
 from advjax.scores import pass_score
-from advjax.training import Resident, Trainer, predict, train_step
+from advjax.training import Resident, Trainer, predict, train_step, with_weights
 from experiments.hard_positives.config import ATTACKS
 from experiments.hard_positives.run import OPTIMIZER, attack_images, fresh, of_states, read_base
-from experiments.networks import key_of, restored
+from experiments.networks import key_of
 
 pytestmark = [pytest.mark.mnist, pytest.mark.slow]
 
@@ -78,7 +78,7 @@ def test_attacks_succeed_at_the_distances_measured_before(name, lenets):
 @pytest.mark.skipif(not os.environ.get("ADVJAX_NETWORKS"), reason="no ADVJAX_NETWORKS")
 def test_caffes_own_lenet_is_fooled_at_the_distances_measured_by_others():
     (file,) = Path(os.environ["ADVJAX_NETWORKS"]).rglob("caffe_lenet_iter_10000.npz")
-    states, test = restored(fresh(0, "template", 1), read_base(str(file))), load("mnist", "test")
+    states, test = with_weights(fresh(0, "template", 1), read_base(str(file))), load("mnist", "test")
     assert np.mean(predict(states, test.images)[0] == test.labels) == pytest.approx(0.9914)
     (classifier,) = of_states(states)
     for kind, expected in CAFFE.items():
