@@ -30,9 +30,18 @@ lint: $(VENV)/.installed-test
 # Photographs of 224x224 pixels or more (*.jpg), for the benchmarks that attack ImageNet's networks.
 PHOTOGRAPHS ?= $(ADVJAX_IMAGENET_SAMPLES)
 
-bench: $(VENV)/.installed-peers  ## side by side with peers; results in benchmarks/results
-	for b in $(filter-out %imagenet_models.py,$(wildcard benchmarks/bench_*.py)); do $(BIN)/python $$b || exit 1; done
-	test -z "$(PHOTOGRAPHS)" || $(BIN)/python benchmarks/bench_imagenet_models.py "$(PHOTOGRAPHS)"
+# Published weights (*.npz, at any depth) for the benchmarks' networks, which else are random.
+NETWORKS ?= $(ADVJAX_NETWORKS)
+# Which jobs of `python -m benchmarks --list`: all, unless it is given.
+JOBS ?=
+
+bench: $(VENV)/.installed-bench  ## every job beside other libraries; benchmarks/results/SUMMARY.md
+	ADVJAX_NETWORKS="$(NETWORKS)" ADVJAX_IMAGENET_SAMPLES="$(PHOTOGRAPHS)" $(BIN)/python -m benchmarks $(JOBS)
+
+# Of what adv-lib asks for, visdom (plots) builds with no setuptools of today; its attacks need PyTorch alone.
+$(VENV)/.installed-bench: $(VENV)/.installed-peers
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps adv-lib
+	touch $@
 
 # A machine with a GPU is lent for minutes and reaches no network: its own Python has JAX, the rest is carried along.
 GPU_PYTHON ?= $(or $(wildcard $(BIN)/python),python3)

@@ -14,7 +14,7 @@ import numpy as np
 from advjax.environment import hardware, versions
 from benchmarks.floor import Rates, floor_seconds, measure_rates
 
-__all__ = ["Case", "Job", "Run", "measure"]
+__all__ = ["Answers", "Case", "Job", "Run", "measure", "timed"]
 
 Run: TypeAlias = Callable[[], Any]
 Answers: TypeAlias = Mapping[str, Any]
@@ -29,7 +29,7 @@ class Case:
       peers: by name, what makes another library's run; it raises ImportError where that is not installed.
       judge: what a result is worth, numbers or arrays by name; raises ValueError where a result is wrong by itself.
       bars: of each answer, the most that a peer's may be off, mean |a - b| / mean |a|; None: it is reported only.
-      operations, moved: floating-point operations and bytes that the work needs at least.
+      operations, moved: floating-point operations (or their number from our result) and bytes that the work needs.
       counted: where these two numbers are from.
       notes: what else should be known of this run, such as the weights.
       details: more than a race can tell, as lines of Markdown, measured after it.
@@ -39,7 +39,7 @@ class Case:
     peers: Mapping[str, Callable[[], Run]]
     judge: Callable[[Any], Answers]
     bars: Mapping[str, float | None]
-    operations: float
+    operations: float | Callable[[Any], float]
     moved: float
     counted: str
     notes: str = ""
@@ -65,7 +65,7 @@ def measure(job: Job, repeats: int, smoke: bool = False) -> dict[str, Any]:
     """The record of a job: each side is compiled, judged beside ours, and then timed, the sides taking turns."""
     case = job.prepare(smoke)
     before = measure_rates(smoke)
-    runs, sides = _ready(case)
+    runs, sides, result = _ready(case)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
@@ -76,7 +76,8 @@ def measure(job: Job, repeats: int, smoke: bool = False) -> dict[str, Any]:
     after = measure_rates(smoke)
     rates = Rates(max(before[0], after[0]), max(before[1], after[1]), max(before, after).best)
     ours = statistics.median(seconds["advjax"])
-    floor = floor_seconds(case.operations, case.moved, rates)
+    operations = case.operations(result) if callable(case.operations) else case.operations
+    floor = floor_seconds(operations, case.moved, rates)
     return {
         "work": job.work,
         "notes": case.notes,
@@ -87,7 +88,7 @@ def measure(job: Job, repeats: int, smoke: bool = False) -> dict[str, Any]:
         "sides": sides,
         "agreed": {name: bar for name, bar in case.bars.items() if bar is not None},
         "floor": {
-            "operations": case.operations,
+            "operations": operations,
             "bytes": case.moved,
             "counted": case.counted,
             "rates": rates._asdict(),
@@ -99,10 +100,10 @@ def measure(job: Job, repeats: int, smoke: bool = False) -> dict[str, Any]:
     }
 
 
-def _ready(case: Case) -> tuple[dict[str, Run], dict[str, dict[str, Any]]]:
-    """The runs that may be timed, compiled; and of all sides the first call's seconds and answers, or what is amiss."""
-    first, result = timed(case.ours)
-    ours = case.judge(result)
+def _ready(case: Case) -> tuple[dict[str, Run], dict[str, dict[str, Any]], Any]:
+    """The runs that may be timed, compiled; each side's first seconds and answers, or what is amiss; our result."""
+    first, our_result = timed(case.ours)
+    ours = case.judge(our_result)
     runs: dict[str, Run] = {"advjax": case.ours}
     sides: dict[str, dict[str, Any]] = {"advjax": {"first": first, "answers": _means(ours)}}
     for name, make in case.peers.items():
@@ -120,7 +121,7 @@ def _ready(case: Case) -> tuple[dict[str, Run], dict[str, dict[str, Any]]]:
                 sides[name]["absent"] = f"disagrees: {amiss}"
             else:
                 runs[name] = run
-    return runs, sides
+    return runs, sides, our_result
 
 
 def timed(run: Run) -> tuple[float, Any]:
@@ -131,14 +132,14 @@ def timed(run: Run) -> tuple[float, Any]:
 
 
 def _means(answers: Answers) -> dict[str, float]:
-    return {name: float(np.mean(answer)) for name, answer in answers.items()}
+    return {name: float(np.nanmean(answer)) for name, answer in answers.items()}
 
 
 def _disagreement(ours: Answers, theirs: Answers, bars: Mapping[str, float | None]) -> str:
     """What is farther apart than its bar, or nothing."""
     amiss = []
     for name, bar in bars.items():
-        apart = float(np.mean(np.abs(ours[name] - theirs[name])) / max(float(np.mean(np.abs(ours[name]))), 1e-12))
+        apart = float(np.nanmean(np.abs(ours[name] - theirs[name])) / max(float(np.nanmean(np.abs(ours[name]))), 1e-12))
         if bar is not None and not apart <= bar:
             amiss.append(f"{name} {apart:.2g} apart, bar {bar:g}")
     return "; ".join(amiss)

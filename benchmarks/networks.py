@@ -8,13 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from PIL import Image
 
 from advjax import Classifier, from_nnx
+from advjax.data import load
 from advjax.models import NETWORKS
 from advjax.models.blocks import IMAGENET_MEAN, IMAGENET_STD, conv, normalize
+from advjax.models.checkpoint_names import Names, names_of, torch_name
 from advjax.models.layers import batch_norm, fan_in_uniform
+from advjax.models.weights import load_weights
 
-__all__ = ["Known", "arrays_of", "images_for", "network", "torch_copy"]
+__all__ = ["Known", "arrays_of", "images_for", "network", "settle", "torch_copy"]
 
 
 class Known(NamedTuple):
@@ -32,24 +36,48 @@ class Known(NamedTuple):
 
 
 def network(name: str, seed: int = 0) -> Known:
-    """LeNet and others of the library by the registry's names, or "resnet20", which reads published weights."""
+    """A network of the library by the registry's name, or "resnet20"; LeNet and ResNet-20 read published weights."""
     if name == "resnet20":
-        model = ResNet20(rngs=nnx.Rngs(seed))
-        return Known(name, model, (32, 32, 3), _published(model))
+        return _published(Known(name, ResNet20(rngs=nnx.Rngs(seed)), (32, 32, 3), "random weights"), "resnet20.npz")
     entry = NETWORKS[name]
     # The generator `rbg` compiles several times faster than the usual one.
-    model = entry.make(rngs=nnx.Rngs(jax.random.key(seed, impl="rbg")))
+    model = entry.make(rngs=nnx.Rngs(params=jax.random.key(seed, impl="rbg"), dropout=seed))
     for _, part in nnx.iter_modules(model):
         if isinstance(part, nnx.Dropout):
             part.rate = 0.0  # two libraries draw other masks: their results could not be compared
-    return Known(name, model, entry.shape, "random weights")
+    known = Known(name, model, entry.shape, "random weights")
+    return _published(known, "caffe_lenet_iter_10000.npz") if name == "lenet" and seed == 0 else known
 
 
-def images_for(known: Known, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random images float32 [B, H, W, C] on the grid k/255, and what the network says of them, int32 [B]."""
-    levels = np.random.default_rng(0).integers(0, 256, (count, *known.shape))
-    images = (levels / np.float32(255)).astype(np.float32)
-    return images, np.asarray(jnp.argmax(jax.jit(known.classifier)(images), -1), np.int32)
+def images_for(known: Known, count: int) -> np.ndarray:
+    """Images float32 [B, H, W, C] on the grid k/255.
+
+    The first test images where TFDS_DATA_DIR names a folder that has them; photographs where ADVJAX_IMAGENET_SAMPLES
+    names a folder; else random ones.
+    """
+    stored = {(28, 28, 1): "mnist", (32, 32, 3): "cifar10"}.get(known.shape, "")
+    photographs = sorted(Path(os.environ.get("ADVJAX_IMAGENET_SAMPLES") or os.devnull).glob("*.jpg"))
+    if stored and Path(os.environ.get("TFDS_DATA_DIR") or os.devnull, stored).is_dir():
+        levels = load(stored, "test").images[:count]
+    elif known.shape == (224, 224, 3) and len(photographs) >= count:
+        levels = np.stack([_central_crop(path) for path in photographs[:count]])
+    else:
+        levels = np.random.default_rng(0).integers(0, 256, (count, *known.shape))
+    return (levels / np.float32(255)).astype(np.float32)
+
+
+def settle(known: Known, images: np.ndarray) -> None:
+    """Lets the batch norms of random weights know the images: else the signal dies or explodes on its way."""
+    if known.weights.startswith("random"):
+        known.model.train(momentum=0.0)
+        nnx.jit(lambda model: model(jnp.asarray(images)))(known.model)
+        known.model.eval(momentum=0.9)
+
+
+def _central_crop(path: Path) -> np.ndarray:
+    image = Image.open(path).convert("RGB")
+    left, top = ((side - 224) // 2 for side in image.size)
+    return np.asarray(image.crop((left, top, left + 224, top + 224)))
 
 
 class ResNet20(nnx.Module):
@@ -74,6 +102,9 @@ class ResNet20(nnx.Module):
                 x = block(x)
         return self.linear(x.mean((1, 2)))
 
+    def checkpoint_names(self, kind: str) -> list[Names]:
+        return [names_of(self, torch_name)] if kind == "torch" else []
+
 
 class _Block(nnx.Module):
     def __init__(self, inputs: int, outputs: int, stride: int, rngs: nnx.Rngs) -> None:
@@ -88,19 +119,13 @@ class _Block(nnx.Module):
         return nnx.relu(x + shortcut)
 
 
-def _published(model: nnx.Module) -> str:
-    """Gives the model the weights of `resnet20.npz` below $ADVJAX_NETWORKS, whose names are PyTorch's."""
-    folder = os.environ.get("ADVJAX_NETWORKS", "")
-    files = sorted(Path(folder).rglob("resnet20.npz")) if folder else []
+def _published(known: Known, file: str) -> Known:
+    """The network with the weights of a file below $ADVJAX_NETWORKS, if it is there."""
+    folder = os.environ.get("ADVJAX_NETWORKS")
+    files = sorted(Path(folder).rglob(file)) if folder else []
     if not files:
-        return "random weights: no resnet20.npz below ADVJAX_NETWORKS"
-    leaves = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-    with np.load(files[0], allow_pickle=False) as arrays:
-        for path, variable in nnx.to_flat_state(nnx.state(model)):
-            *module, leaf = map(str, path)
-            array = arrays[".".join([*module, leaves[leaf]])]
-            variable[...] = array.transpose({4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[array.ndim])
-    return "published weights"
+        return known._replace(weights=f"random weights (no {file} below ADVJAX_NETWORKS)")
+    return known._replace(model=load_weights(known.model, files[0]), weights="published weights")
 
 
 def torch_copy(known: Known) -> Any:
@@ -115,7 +140,7 @@ def torch_copy(known: Known) -> Any:
     from benchmarks.torch_networks import Copy
 
     copy = Copy(known.name, arrays_of(known.model)).eval().requires_grad_(False)
-    images, _ = images_for(known, 8)
+    images = images_for(known, 8)
     ours = np.asarray(jax.jit(known.classifier)(images))
     with torch.no_grad():
         theirs = copy(torch.tensor(images.transpose(0, 3, 1, 2).copy())).numpy()

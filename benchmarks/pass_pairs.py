@@ -1,8 +1,5 @@
 """The pairs that PASS is measured on: digits and their adversarial images, moved photographs, crops of one image."""
 
-import argparse
-from functools import cached_property
-
 import cv2
 import jax
 import jax.numpy as jnp
@@ -77,23 +74,19 @@ def shuffled(kinds: Pairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return images[order], originals[order], np.argsort(order)
 
 
-class Material:
-    """The pairs that the parts share, made when the first asks for them."""
+def cifar_pairs(count: int) -> Pairs:
+    """Gray CIFAR-10 test images beside noisy, rotated and shifted copies."""
+    gray = np.asarray(to_float(load("cifar10", "test").images[:count])) @ np.float32([0.299, 0.587, 0.114])
+    gray, rng = pass_opencv.on_grid(gray), np.random.default_rng(0)
+    changed = {
+        "noise, sigma 0.1": pass_opencv.on_grid(gray + rng.normal(0, 0.1, gray.shape)),
+        "rotated to 15 deg": np.stack([pass_opencv.rotated(x, rng.uniform(-15, 15)) for x in gray]),
+        "shifted to 2 px": np.stack([pass_opencv.shifted(x, *rng.uniform(-2, 2, 2)) for x in gray]),
+    }
+    return {name: (images, gray) for name, images in changed.items()}
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options = options
 
-    @cached_property
-    def digits(self) -> Pairs:
-        return mnist_pairs(self.options.pairs // 8)
-
-    @cached_property
-    def photographs(self) -> tuple[np.ndarray, str]:
-        pictures = photographs.from_folder(self.options.photographs, 224)
-        if pictures is None:
-            return photographs.bundled(224), "scikit-image's own"
-        return pictures, "ImageNet samples"
-
-    @cached_property
-    def moved(self) -> np.ndarray:
-        return photograph_pairs(self.photographs[0], 0.01, 0.02)[0]
+def pictures(count: int) -> tuple[np.ndarray, str]:
+    """Gray photographs of 224 x 224 and where they are from."""
+    found = photographs.from_folder(count, 224)
+    return (photographs.bundled(224), "scikit-image's own") if found is None else (found, "ImageNet samples")

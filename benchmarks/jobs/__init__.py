@@ -4,8 +4,18 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from benchmarks.harness import Job
-from benchmarks.jobs import attacks, training
+from benchmarks.jobs import attacks, evaluation, minimal, photographs, programs, scores, training
 
 __all__ = ["JOBS"]
 
-JOBS: Mapping[str, Job] = MappingProxyType({**attacks.JOBS, **training.JOBS})
+JOBS: Mapping[str, Job] = MappingProxyType(
+    {
+        **attacks.JOBS,
+        **minimal.JOBS,
+        **evaluation.JOBS,
+        **training.JOBS,
+        **scores.JOBS,
+        **programs.JOBS,
+        **photographs.JOBS,
+    }
+)

@@ -1,5 +1,6 @@
 """Attacks within a budget, against the same attack of other libraries on the same network."""
 
+import copy
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -8,61 +9,41 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax import perturb, pgd
+from advjax import apgd, fgs, perturb, pgd, square
 from advjax.entropy import cross_entropies
-from benchmarks.floor import operations_of
-from benchmarks.harness import Case, Job, Run
-from benchmarks.networks import Known
-from benchmarks.peers import Target, torch_with_all_cores
+from benchmarks.harness import Answers, Case, Job, Run
+from benchmarks.target import Target, torch_with_all_cores
 
-__all__ = ["JOBS", "gradient_operations", "judge_in_ball"]
+__all__ = ["JOBS", "fgs_loop"]
 
-
-def gradient_operations(known: Known, images: np.ndarray) -> float:
-    """Operations of one plain gradient of the loss of all images with respect to them."""
-    classifier = known.classifier
-
-    def loss(x: jax.Array) -> jax.Array:
-        return cross_entropies(classifier(x), jnp.zeros(len(images), jnp.int32)).sum()
-
-    return operations_of(jax.grad(loss), jnp.asarray(images))
+Peers = Mapping[str, Callable[[], Run]]
 
 
-def bytes_of(known: Known, images: np.ndarray, passes: int) -> float:
-    """The weights once a pass; the images in and out once a pass."""
-    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(known.classifier.variables) if hasattr(leaf, "nbytes"))
-    return float(passes * (weights + 2 * images.nbytes))
+def fgs_loop(target: Target, epsilon: float) -> Run:
+    """The fast gradient sign in PyTorch, channels last."""
+    return _torch_loop(target, epsilon, epsilon, 1, random_start=False)
 
 
-def judge_in_ball(target: Target, epsilon: float, least: float = 0.0) -> Callable[[Any], Mapping[str, Any]]:
-    """The share fooled and the mean loss, for images that must lie in the ball and in [0, 1]."""
-
-    def judge(result: Any) -> Mapping[str, Any]:
-        pixels = target.pixels(result)
-        distance = float(np.abs(pixels - target.images).max())
-        if distance > epsilon + 1e-5 or pixels.min() < 0 or pixels.max() > 1:
-            raise ValueError(
-                f"images must lie within {epsilon} and in [0, 1], got {distance} and [{pixels.min()}, {pixels.max()}]"
-            )
-        logits = target.answers(result)
-        fooled = float(np.mean(logits.argmax(-1) != target.labels))
-        if fooled < least:
-            raise ValueError(f"at least {least:.0%} of the images must be fooled, got {fooled:.1%}")
-        return {"fooled": fooled, "loss": float(cross_entropies(jnp.asarray(logits), target.arrays[1]).mean())}
-
-    return judge
-
-
-def _torch_pgd(target: Target, epsilon: float, size: float, steps: int, model: Any, *, last: bool = False) -> Run:
-    """A plain loop in PyTorch; `last`: with channels last in memory."""
+def _torch_loop(
+    target: Target,
+    epsilon: float,
+    size: float,
+    steps: int,
+    *,
+    random_start: bool = True,
+    last: bool = True,
+    compiled: bool = False,
+) -> Run:
+    """PGD as a plain loop in PyTorch; `last`: channels last in memory, as JAX has them."""
     torch = torch_with_all_cores()
     layout = {"memory_format": torch.channels_last} if last else {}
     images, labels = target.tensors[0].contiguous(**layout), target.tensors[1]
-    if last:
-        model = model.to(**layout)
+    model = copy.deepcopy(target.copy).to(**layout)
+    model = torch.compile(model) if compiled else model
 
     def run() -> Any:
-        x = (images + torch.empty_like(images).uniform_(-epsilon, epsilon)).clamp(0, 1)
+        noise = torch.empty_like(images).uniform_(-epsilon, epsilon) if random_start else torch.zeros_like(images)
+        x = (images + noise).clamp(0, 1)
         for _ in range(steps):
             x = x.detach().requires_grad_(True)
             (gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(model(x), labels, reduction="sum"), x)
@@ -73,15 +54,25 @@ def _torch_pgd(target: Target, epsilon: float, size: float, steps: int, model: A
     return run
 
 
-def _pgd_peers(target: Target, epsilon: float, size: float, steps: int) -> Mapping[str, Callable[[], Run]]:
+def _jax_loop(target: Target, epsilon: float, size: float, steps: int) -> Run:
+    """What one writes in JAX alone: one jitted loop over the batch."""
+    classifier, (images, labels) = target.known.classifier, target.arrays
+
+    def step(_: int, x: jax.Array) -> jax.Array:
+        gradient = jax.grad(lambda x: cross_entropies(classifier(x), labels).sum())(x)
+        return jnp.clip(jnp.clip(x + size * jnp.sign(gradient), images - epsilon, images + epsilon), 0, 1)
+
+    @jax.jit
+    def attack(key: jax.Array) -> jax.Array:
+        start = images + jax.random.uniform(key, images.shape, minval=-epsilon, maxval=epsilon)
+        return jax.lax.fori_loop(0, steps, step, jnp.clip(start, 0, 1))
+
+    return lambda: attack(jax.random.key(0))
+
+
+def _pgd_peers(target: Target, epsilon: float, size: float, steps: int) -> Peers:
     budget = {"abs_stepsize": size, "steps": steps, "random_start": True}
-    loop = partial(_torch_pgd, target, epsilon, size, steps)
-
-    def channels_last() -> Run:
-        import copy
-
-        return loop(copy.deepcopy(target.copy), last=True)
-
+    loop = partial(_torch_loop, target, epsilon, size, steps)
     return {
         "Foolbox, PyTorch": lambda: target.foolbox("LinfPGD", epsilon=epsilon, **budget),
         "Foolbox, jitted JAX model": lambda: target.foolbox("LinfPGD", True, epsilon=epsilon, **budget),
@@ -91,9 +82,10 @@ def _pgd_peers(target: Target, epsilon: float, size: float, steps: int) -> Mappi
             num_random_init=1, batch_size=len(target.images), verbose=False,
         ),
         "adv-lib": lambda: target.adv_lib("pgd_linf", ε=epsilon, steps=steps, absolute_step_size=size),
-        "PyTorch loop": lambda: loop(target.copy),
-        "PyTorch loop, channels last": channels_last,
-        "PyTorch loop, torch.compile": lambda: loop(torch_with_all_cores().compile(target.copy)),
+        "PyTorch loop": partial(loop, last=False),
+        "PyTorch loop, channels last": loop,
+        "PyTorch loop, channels last, torch.compile": partial(loop, compiled=True),
+        "plain JAX loop": lambda: _jax_loop(target, epsilon, size, steps),
     }  # fmt: skip
 
 
@@ -104,26 +96,100 @@ def _pgd(name: str, images: int, epsilon: float, size: float, steps: int, smoke:
     return Case(
         ours=lambda: perturb(attack, target.known.classifier, *target.arrays, key),
         peers=_pgd_peers(target, epsilon, size, steps),
-        judge=judge_in_ball(target, epsilon, 0.0 if smoke else 0.99),
-        bars={"fooled": 1.0, "loss": 0.5} if smoke else {"fooled": 0.02, "loss": 0.1},
-        operations=steps * gradient_operations(target.known, target.images),
-        moved=bytes_of(target.known, target.images, steps),
+        judge=target.judge(epsilon),
+        bars={"fooled": 1.0, "loss": 1.0} if smoke else {"fooled": 0.05, "loss": 0.2},
+        operations=steps * target.gradient_operations(),
+        moved=target.bytes(steps),
         counted=f"XLA's count of one plain gradient, times {steps} steps; the weights and the images in and out each",
         notes=target.known.weights,
     )
 
 
-def _job(work: str, *arguments: Any) -> Job:
-    return Job(work, partial(_pgd, *arguments))
+def _fgs(images: int, smoke: bool) -> Case:
+    target, epsilon = Target.of("lenet", 4 if smoke else images), 51 / 255
+    in_ball = target.judge(epsilon)
+
+    def judge(result: Any) -> Answers:
+        return {**in_ball(result), "change of the images": target.pixels(result) - target.images}
+
+    return Case(
+        ours=lambda: perturb(fgs(epsilon), target.known.classifier, *target.arrays),
+        peers={
+            "Foolbox, PyTorch": lambda: target.foolbox("LinfFastGradientAttack", epsilon=epsilon),
+            "Foolbox, jitted JAX model": lambda: target.foolbox("LinfFastGradientAttack", True, epsilon=epsilon),
+            "torchattacks": lambda: target.torchattacks("FGSM", eps=epsilon),
+            "ART": lambda: target.art("FastGradientMethod", eps=epsilon, batch_size=len(target.images)),
+            "PyTorch loop, channels last": lambda: fgs_loop(target, epsilon),
+        },
+        judge=judge,
+        # Where rounding turns the sign of a gradient, a pixel moves the other way.
+        bars={"fooled": 0.02, "loss": 0.02, "change of the images": 0.05},
+        operations=target.gradient_operations() + 2 * target.forward_operations(),
+        moved=target.bytes(3),
+        counted="XLA's count of one plain gradient, and of the answers before and after",
+        notes=target.known.weights,
+    )
 
 
-_WITHIN = "perturb(pgd) with random start, checks and verdict included, epsilon"
+def _apgd(images: int, steps: int, smoke: bool) -> Case:
+    target, epsilon = Target.of("lenet", 4 if smoke else images), 0.1
+    steps = 5 if smoke else steps
+    attack, key = apgd(epsilon, steps=steps), jax.random.key(0)
+    return Case(
+        ours=lambda: perturb(attack, target.known.classifier, *target.arrays, key),
+        peers={
+            "torchattacks": lambda: target.torchattacks("APGD", eps=epsilon, steps=steps),
+            "adv-lib": lambda: target.adv_lib("apgd", eps=epsilon, norm=np.inf, n_iter=steps, loss_function="ce"),
+            "ART": lambda: target.art(
+                "AutoProjectedGradientDescent", eps=epsilon, eps_step=2 * epsilon, max_iter=steps, nb_random_init=1,
+                batch_size=len(target.images), loss_type="cross_entropy", verbose=False,
+            ),
+        },
+        judge=target.judge(epsilon),
+        # Losses are of the image that each library keeps: the first that fools, the last, the worst.
+        bars={"fooled": 1.0 if smoke else 0.1, "loss": None},
+        operations=lambda result: float(np.mean(result.calls)) * target.gradient_operations(),
+        moved=target.bytes(1),
+        counted="XLA's count of one plain gradient, times the mean number of our calls an image",
+        notes=target.known.weights,
+    )  # fmt: skip
+
+
+def _square(images: int, queries: int, smoke: bool) -> Case:
+    target, epsilon = Target.of("lenet", 4 if smoke else images), 0.15
+    queries = 20 if smoke else queries
+    attack, key = square(epsilon, queries=queries), jax.random.key(0)
+    return Case(
+        ours=lambda: perturb(attack, target.known.classifier, *target.arrays, key),
+        peers={
+            "torchattacks": lambda: target.torchattacks("Square", eps=epsilon, n_queries=queries),
+            "ART": lambda: target.art(
+                "SquareAttack", eps=epsilon, max_iter=queries, batch_size=len(target.images), verbose=False
+            ),
+        },
+        judge=target.judge(epsilon),
+        bars={"fooled": 1.0 if smoke else 0.2, "loss": None},
+        operations=lambda result: float(np.mean(result.calls)) * target.forward_operations(),
+        moved=target.bytes(1),
+        counted="XLA's count of the plain logits, times the mean number of our calls an image",
+        notes=target.known.weights,
+    )
+
+
+def _pgd_job(work: str, *arguments: Any, alone: bool = False) -> Job:
+    return Job(
+        f"{work}: perturb(pgd), random start, checks and verdict included", partial(_pgd, *arguments), alone=alone
+    )
+
+
+_BALL = 8 / 255, 2 / 255
 JOBS: Mapping[str, Job] = {
-    "pgd-lenet": _job(f"PGD-40 of 256 images on LeNet: {_WITHIN} 0.3", "lenet", 256, 0.3, 0.01, 40),
-    "pgd-madry": _job(f"PGD-40 of 256 images on Madry's MNIST net: {_WITHIN} 0.3", "madry", 256, 0.3, 0.01, 40),
-    "pgd-resnet20": _job(f"PGD-40 of 64 images on ResNet-20: {_WITHIN} 8/255", "resnet20", 64, 8 / 255, 2 / 255, 40),
-    "pgd-vgg": _job(
-        f"PGD-10 of 32 images on the VGG of 32x32x3: {_WITHIN} 8/255", "vgg-cifar", 32, 8 / 255, 2 / 255, 10
-    ),
-    "pgd-wrn": _job(f"PGD-3 of 4 images on WRN-28-10: {_WITHIN} 8/255", "wrn-28-10", 4, 8 / 255, 4 / 255, 3),
+    "fgs-lenet": Job("FGS of 1024 images on LeNet, epsilon 0.2", partial(_fgs, 1024)),
+    "pgd-lenet": _pgd_job("PGD-40 of 256 images on LeNet, epsilon 0.3", "lenet", 256, 0.3, 0.01, 40, alone=True),
+    "pgd-madry": _pgd_job("PGD-40 of 256 images on Madry's MNIST net, epsilon 0.3", "madry", 256, 0.3, 0.01, 40),
+    "pgd-resnet20": _pgd_job("PGD-40 of 64 images on ResNet-20, epsilon 8/255", "resnet20", 64, *_BALL, 40),
+    "pgd-vgg": _pgd_job("PGD-10 of 32 images on VGG at 32x32x3, epsilon 8/255", "vgg-cifar", 32, *_BALL, 10),
+    "pgd-wrn": _pgd_job("PGD-3 of 4 images on WRN-28-10, epsilon 8/255", "wrn-28-10", 4, *_BALL, 3, alone=True),
+    "apgd-lenet": Job("APGD-40 on cross-entropy, 256 images on LeNet, epsilon 0.1", partial(_apgd, 256, 40)),
+    "square-lenet": Job("Square, 500 queries, 64 images on LeNet, epsilon 0.15", partial(_square, 64, 500)),
 }

@@ -13,20 +13,19 @@ from flax import nnx
 
 from advjax.attacks import Attack, pgd, steepest
 from advjax.entropy import cross_entropies
-from advjax.training import Resident, Trainer, create, stack, train_step
+from advjax.training import Placement, Resident, Trainer, create, stack, train_step
 from benchmarks.floor import operations_of
 from benchmarks.harness import Answers, Case, Job, Run
-from benchmarks.jobs.attacks import gradient_operations
 from benchmarks.networks import arrays_of, network, torch_copy
-from benchmarks.peers import torch_with_all_cores
+from benchmarks.target import Target, torch_with_all_cores
 
-__all__ = ["JOBS"]
+__all__ = ["BATCH", "JOBS", "OPTIMIZER", "Training"]
 
 BATCH, RATE, MOMENTUM = 64, 0.01, 0.9
 OPTIMIZER = optax.sgd(RATE, momentum=MOMENTUM)
 
 
-class _Training:
+class Training:
     """`count` networks that all train on one batch again and again, in whatever order: their weights can be compared.
 
     `radius`, `size`, `ascents`: of the attack that makes the images; none of `ascents` 0.
@@ -47,8 +46,8 @@ class _Training:
         options = {"step_size": self.size, "steps": self.ascents, "random_start": False, "levels": None}
         return pgd(self.radius, **options) if self.ascents else None
 
-    def ours(self) -> Run:
-        trainer = Trainer(train_step(OPTIMIZER, attack=self.attack), BATCH, self.steps)
+    def ours(self, where: Placement | None = None) -> Run:
+        trainer = Trainer(train_step(OPTIMIZER, attack=self.attack), BATCH, self.steps, where)
         states = stack([create(known.model, OPTIMIZER) for known in self.known])
         data, key = Resident(self.levels, self.labels), jax.random.key(0)
 
@@ -129,7 +128,7 @@ class _Training:
         change = np.concatenate(changes)
         if not np.isfinite(change).all():
             raise ValueError("the weights must be finite")
-        return {"change of the weights": change, "size of the change": np.abs(change)}
+        return {"change of the weights": change, "size of the change": np.abs(change).mean()}
 
     def operations(self) -> float:
         """Of all steps of all networks: the loss's gradient by the weights, and the attack's by the images."""
@@ -142,7 +141,8 @@ class _Training:
             return cross_entropies(whole(x), jnp.asarray(self.labels)).mean()
 
         step = operations_of(jax.grad(loss), params)
-        step += self.ascents * gradient_operations(self.known[0], self.images) if self.ascents else 0
+        if self.ascents:
+            step += self.ascents * Target(self.known[0], self.images, self.labels).gradient_operations()
         return len(self.known) * self.steps * step
 
     def moved(self) -> float:
@@ -153,11 +153,11 @@ class _Training:
 
 
 def _case(name: str, count: int, steps: int, attack: tuple[float, float, int], smoke: bool) -> Case:
-    training = _Training(name, count, 2 if smoke else steps, *attack)
+    training = Training(name, count, 2 if smoke else steps, *attack)
     peers: Mapping[str, Callable[[], Run]] = {
         "PyTorch loop": training.torch,
         "PyTorch loop, channels last": partial(training.torch, last=True),
-        "PyTorch loop, torch.compile": partial(training.torch, compiled=True),
+        "PyTorch loop, channels last, torch.compile": partial(training.torch, last=True, compiled=True),
         "plain Flax and optax": training.plain_jax,
     }
     return Case(

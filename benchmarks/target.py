@@ -1,4 +1,4 @@
-"""What other libraries need for the same attack: the network's copy, the batch in their layout, and their calls."""
+"""A network and a batch as each library wants them, other libraries' calls, and what their results are worth."""
 
 import dataclasses
 import functools
@@ -7,14 +7,17 @@ import os
 import sys
 import types
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.harness import Run
-from benchmarks.networks import Known, images_for, network, torch_copy
+from advjax.entropy import cross_entropies
+from benchmarks.floor import operations_of
+from benchmarks.harness import Answers, Run
+from benchmarks.networks import Known, arrays_of, images_for, network, settle, torch_copy
 
 __all__ = ["Target", "import_peer", "torch_with_all_cores"]
 
@@ -44,11 +47,17 @@ class Target:
     @classmethod
     def of(cls, name: str, count: int) -> "Target":
         known = network(name)
-        return cls(known, *images_for(known, count))
+        images = images_for(known, count)
+        settle(known, images)
+        return cls(known, images, np.asarray(jnp.argmax(jax.jit(known.classifier)(images), -1), np.int32))
 
     @functools.cached_property
     def arrays(self) -> tuple[jax.Array, jax.Array]:
         return jnp.asarray(self.images), jnp.asarray(self.labels)
+
+    @functools.cached_property
+    def logits(self) -> Callable[[jax.Array], jax.Array]:
+        return jax.jit(self.known.classifier)
 
     @functools.cached_property
     def copy(self) -> Any:
@@ -97,12 +106,41 @@ class Target:
 
     def answers(self, result: Any) -> np.ndarray:
         """The network's own logits [B, K] of a result's images."""
-        return np.asarray(jax.jit(self.known.classifier)(jnp.asarray(self.pixels(result))))
+        return np.asarray(self.logits(jnp.asarray(self.pixels(result))))
 
     def pixels(self, result: Any) -> np.ndarray:
         """The images [B, H, W, C] of a `Perturbation`, of a tensor or of an array, in whichever layout."""
-        found = np.asarray(getattr(result, "image", result))
+        found = getattr(result, "image", result)
+        found = np.asarray(found.detach() if hasattr(found, "detach") else found)
         return found if found.shape == self.images.shape else found.transpose(0, 2, 3, 1)
+
+    def judge(self, epsilon: float = 1.0) -> Callable[[Any], Answers]:
+        """The share fooled and the mean loss, for images that must lie in the linf ball and in [0, 1]."""
+
+        def judged(result: Any) -> Answers:
+            pixels = self.pixels(result)
+            distance, least, most = float(np.abs(pixels - self.images).max()), pixels.min(), pixels.max()
+            if not (distance <= epsilon + 1e-5 and least >= 0 and most <= 1):
+                raise ValueError(f"images must lie within {epsilon} and [0, 1], got {distance} and [{least}, {most}]")
+            logits = self.answers(result)
+            losses = cross_entropies(jnp.asarray(logits), self.arrays[1])
+            return {"fooled": float(np.mean(logits.argmax(-1) != self.labels)), "loss": float(losses.mean())}
+
+        return judged
+
+    def gradient_operations(self) -> float:
+        """Of one plain gradient of the loss of all images with respect to them."""
+        classifier, labels = self.known.classifier, self.arrays[1]
+        return operations_of(jax.grad(lambda x: cross_entropies(classifier(x), labels).sum()), self.arrays[0])
+
+    def forward_operations(self) -> float:
+        """Of the logits of all images."""
+        return operations_of(self.known.classifier, self.arrays[0])
+
+    def bytes(self, passes: int) -> float:
+        """The weights, and the images in and out, once a pass."""
+        weights = sum(array.nbytes for array in arrays_of(self.known.model).values())
+        return float(passes * (weights + 2 * self.images.nbytes))
 
 
 def _adv_lib_attacks() -> Any:
