@@ -77,8 +77,9 @@ def _within(options: argparse.Namespace) -> int:
     if job.alone:
         for side in (side for side, seen in record["sides"].items() if "seconds" in seen):
             command = [*_command(name, options), "--side", side]
-            run = subprocess.run(command, env=_environment(name), check=True, capture_output=True, text=True)
-            record["sides"][side]["memory"] = float(run.stdout.split()[-1])
+            run = subprocess.run(command, env=_environment(name), capture_output=True, text=True)
+            if run.returncode == 0:  # else the cell stays empty: what was timed is not thrown away
+                record["sides"][side]["memory"] = float(run.stdout.split()[-1])
     write_record(options.out, name, record)
     print("\n".join(side_rows(record)), flush=True)
     return 0

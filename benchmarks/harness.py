@@ -1,11 +1,13 @@
 """A benchmark is a `Job`: a work, our way to do it, those of others, and what must agree; `measure` times them."""
 
+import contextlib
 import dataclasses
 import datetime
 import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from importlib import metadata
 from typing import Any, TypeAlias
 
 import jax
@@ -18,6 +20,11 @@ __all__ = ["Answers", "Case", "Job", "Run", "measure", "timed"]
 
 Run: TypeAlias = Callable[[], Any]
 Answers: TypeAlias = Mapping[str, Any]
+
+_PEERS = (
+    "torch", "foolbox", "torchattacks", "adversarial-robustness-toolbox", "adv-lib", "opencv-python-headless",
+    "scikit-image",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +90,7 @@ def measure(job: Job, repeats: int, smoke: bool = False) -> dict[str, Any]:
         "notes": case.notes,
         "date": f"{datetime.date.today()}",
         "machine": hardware(),
-        "versions": versions(),
+        "versions": versions() | _versions_of_peers(),
         "repeats": repeats,
         "sides": sides,
         "agreed": {name: bar for name, bar in case.bars.items() if bar is not None},
@@ -129,6 +136,14 @@ def timed(run: Run) -> tuple[float, Any]:
     start = time.perf_counter()
     result = jax.block_until_ready(run())
     return time.perf_counter() - start, result
+
+
+def _versions_of_peers() -> dict[str, str]:
+    found = {}
+    for package in _PEERS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
 
 
 def _means(answers: Answers) -> dict[str, float]:

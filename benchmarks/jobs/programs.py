@@ -83,7 +83,7 @@ def _compile_networks(smoke: bool) -> Case:
 
 def _devices(steps: int, smoke: bool) -> Case:
     """One batch over all simulated devices; they share the same cores, so no speed-up is to be expected."""
-    training = Training("lenet", 1, 2 if smoke else steps, *_PLAIN)
+    training = Training([network("lenet")], 2 if smoke else steps, *_PLAIN)
     devices = jax.devices()
 
     def details() -> list[str]:

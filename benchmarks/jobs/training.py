@@ -13,10 +13,22 @@ from flax import nnx
 
 from advjax.attacks import Attack, pgd, steepest
 from advjax.entropy import cross_entropies
-from advjax.training import Placement, Resident, Trainer, create, stack, train_step
+from advjax.fastcpu import accelerate
+from advjax.training import (
+    Batch,
+    Placement,
+    Resident,
+    Trainer,
+    TrainState,
+    create,
+    stack,
+    to_model,
+    train_step,
+    unstack,
+)
 from benchmarks.floor import operations_of
 from benchmarks.harness import Answers, Case, Job, Run
-from benchmarks.networks import arrays_of, network, torch_copy
+from benchmarks.networks import Known, arrays_of, network, torch_copy
 from benchmarks.target import Target, torch_with_all_cores
 
 __all__ = ["BATCH", "JOBS", "OPTIMIZER", "Training"]
@@ -26,14 +38,13 @@ OPTIMIZER = optax.sgd(RATE, momentum=MOMENTUM)
 
 
 class Training:
-    """`count` networks that all train on one batch again and again, in whatever order: their weights can be compared.
+    """Networks that all train on one batch again and again, in whatever order: their weights can be compared.
 
     `radius`, `size`, `ascents`: of the attack that makes the images; none of `ascents` 0.
     """
 
-    def __init__(self, name: str, count: int, steps: int, radius: float, size: float, ascents: int) -> None:
-        self.known = [network(name, seed) for seed in range(count)]
-        self.steps, self.radius, self.size, self.ascents = steps, radius, size, ascents
+    def __init__(self, known: list[Known], steps: int, radius: float, size: float, ascents: int) -> None:
+        self.known, self.steps, self.radius, self.size, self.ascents = known, steps, radius, size, ascents
         rng, shape = np.random.default_rng(0), self.known[0].shape
         self.levels = rng.integers(0, 256, (BATCH, *shape)).astype(np.uint8)
         self.images = (self.levels / np.float32(255)).astype(np.float32)
@@ -46,9 +57,13 @@ class Training:
         options = {"step_size": self.size, "steps": self.ascents, "random_start": False, "levels": None}
         return pgd(self.radius, **options) if self.ascents else None
 
+    def states(self) -> TrainState:
+        """Of all networks, before the first step."""
+        return stack([create(known.model, OPTIMIZER) for known in self.known])
+
     def ours(self, where: Placement | None = None) -> Run:
         trainer = Trainer(train_step(OPTIMIZER, attack=self.attack), BATCH, self.steps, where)
-        states = stack([create(known.model, OPTIMIZER) for known in self.known])
+        states = self.states()
         data, key = Resident(self.levels, self.labels), jax.random.key(0)
 
         def run() -> Any:
@@ -58,6 +73,23 @@ class Training:
             return fitted
 
         return run
+
+    def in_turn(self) -> Run:
+        """A call of `fit` for each network."""
+        attack = self.radius, self.size, self.ascents
+        calls = [Training([known], self.steps, *attack).ours() for known in self.known]
+        return lambda: [model for call in calls for model in call().models]
+
+    def side_by_side(self) -> Run:
+        """All networks in one `vmap`, as on an accelerator."""
+        step, states = train_step(OPTIMIZER, attack=self.attack), self.states()
+        batch, key = Batch(jnp.asarray(self.levels), jnp.asarray(self.labels)), jax.random.key(0)
+
+        def all_at_once(_: int, states: TrainState) -> TrainState:
+            return jax.vmap(lambda state: step(state, batch, key)[0])(states)
+
+        program = jax.jit(accelerate(lambda states: jax.lax.fori_loop(0, self.steps, all_at_once, states)))
+        return lambda: [to_model(state) for state in unstack(program(states))]
 
     def plain_jax(self) -> Run:
         """What one writes with Flax and optax alone: a jitted scan over the steps, the networks in turn."""
@@ -153,13 +185,15 @@ class Training:
 
 
 def _case(name: str, count: int, steps: int, attack: tuple[float, float, int], smoke: bool) -> Case:
-    training = Training(name, count, 2 if smoke else steps, *attack)
-    peers: Mapping[str, Callable[[], Run]] = {
+    training = Training([network(name, seed) for seed in range(count)], 2 if smoke else steps, *attack)
+    peers: dict[str, Callable[[], Run]] = {
         "PyTorch loop": training.torch,
         "PyTorch loop, channels last": partial(training.torch, last=True),
         "PyTorch loop, channels last, torch.compile": partial(training.torch, last=True, compiled=True),
         "plain Flax and optax": training.plain_jax,
     }
+    if count > 1:
+        peers |= {"advjax, a call each": training.in_turn, "advjax, vmap": training.side_by_side}
     return Case(
         ours=training.ours(),
         peers=peers,
