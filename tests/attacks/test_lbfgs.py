@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 
 from advjax import fgv, from_function, perturb
 from advjax.attacks import lbfgs, targeted
-from advjax.attacks.attack import Problem
+from advjax.attacks.attack import Problem, first_state
 from advjax.attacks.checks import check_asked
 from tests.models_for_tests import convolutional, convolutional_weights, grid_images, linear
 
@@ -32,7 +32,7 @@ def test_each_minimum_is_that_of_scipy():
         "hidden": rng.normal(size=(64, 20)).astype(np.float32) / 4,
         "out": rng.normal(size=(20, 5)).astype(np.float32),
     }
-    attack = lbfgs(steps=100, levels=None)
+    attack = lbfgs(steps=100, searches=1, levels=None)
 
     def logits_of(x):
         return smooth(weights, x[None])[0]
@@ -44,8 +44,8 @@ def test_each_minimum_is_that_of_scipy():
 
     @jax.jit
     def ours(image, target, c):
-        problem = Problem(logits_of, image, target, logits_of(image))
-        return attack._minimize(problem, target, c).image
+        problem = Problem(logits_of, image, (target + 1) % 5, logits_of(image))
+        return attack._search(problem, target, c, c, first_state(problem, jax.random.key(0))).point
 
     for image, target, c in zip(corners(0), (0, 1, 2, 3, 4, 0), np.float32([0.1, 0.3, 1, 3, 10, 30]), strict=True):
 
@@ -98,6 +98,18 @@ def test_a_target_out_of_reach_leaves_the_image_as_it_was():
     np.testing.assert_array_equal(nowhere.image, images)
     itself = perturb(lbfgs(labels, mask=np.ones((8, 8, 1)), steps=5, searches=3), CLASSIFIER, images, labels)
     assert not np.any(itself.success)
+
+
+def test_an_image_is_done_when_its_minima_are_found():
+    images = jnp.asarray(corners(3))
+    labels = CLASSIFIER(images).argmax(-1)
+    targets = jnp.where(jnp.arange(6) == 4, labels, (labels + 1) % 5)
+    few, many = (perturb(lbfgs(targets, searches=4, steps=steps), CLASSIFIER, images, labels) for steps in (60, 1000))
+    np.testing.assert_array_equal(few.calls, many.calls)
+    np.testing.assert_array_equal(few.image, many.image)
+    assert len(np.unique(few.calls)) > 3
+    # But for the clean image and the verdict nothing is asked where there is nothing to reach.
+    assert few.calls[4] == 2
 
 
 def test_bad_settings_are_refused():
