@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import os
 import resource
 import statistics
 import time
@@ -70,6 +71,7 @@ class Job:
 
 def measure(job: Job, repeats: int, smoke: bool = False) -> dict[str, Any]:
     """The record of a job: each side is compiled, judged beside ours, and then timed, the sides taking turns."""
+    load = os.getloadavg()[0]
     case = job.prepare(smoke)
     before = measure_rates(smoke)
     runs, sides, result = _ready(case)
@@ -92,6 +94,7 @@ def measure(job: Job, repeats: int, smoke: bool = False) -> dict[str, Any]:
         "machine": hardware(),
         "versions": versions() | _versions_of_peers(),
         "repeats": repeats,
+        "load": load,
         "sides": sides,
         "agreed": {name: bar for name, bar in case.bars.items() if bar is not None},
         "floor": {

@@ -35,18 +35,23 @@ class Known(NamedTuple):
         return from_nnx(self.model)
 
 
-def network(name: str, seed: int = 0) -> Known:
-    """A network of the library by the registry's name, or "resnet20"; LeNet and ResNet-20 read published weights."""
-    if name == "resnet20":
-        return _published(Known(name, ResNet20(rngs=nnx.Rngs(seed)), (32, 32, 3), "random weights"), "resnet20.npz")
-    entry = NETWORKS[name]
+_FILES = {"lenet": "caffe_lenet_iter_10000.npz", "resnet20": "resnet20.npz"}
+
+
+def network(name: str, seed: int | None = None) -> Known:
+    """A network of the library by the registry's name, or "resnet20".
+
+    Without a seed LeNet and ResNet-20 read published weights, where these are found; with one, training starts there.
+    """
+    make, shape = (ResNet20, (32, 32, 3)) if name == "resnet20" else (NETWORKS[name].make, NETWORKS[name].shape)
     # The generator `rbg` compiles several times faster than the usual one.
-    model = entry.make(rngs=nnx.Rngs(params=jax.random.key(seed, impl="rbg"), dropout=seed))
+    first = 0 if seed is None else seed
+    model = make(rngs=nnx.Rngs(jax.random.key(first, impl="rbg"), dropout=first))
     for _, part in nnx.iter_modules(model):
         if isinstance(part, nnx.Dropout):
             part.rate = 0.0  # two libraries draw other masks: their results could not be compared
-    known = Known(name, model, entry.shape, "random weights")
-    return _published(known, "caffe_lenet_iter_10000.npz") if name == "lenet" and seed == 0 else known
+    known = Known(name, model, shape, "random weights")
+    return _published(known, _FILES[name]) if seed is None and name in _FILES else known
 
 
 def images_for(known: Known, count: int) -> np.ndarray:

@@ -98,7 +98,8 @@ def _section(name: str, record: dict[str, Any]) -> str:
         "",
         f"{record['date']}, {machine['processor']}, {machine['cores']} cores, {', '.join(machine['devices'])}; "
         f"{versions}.",
-        f"{record['repeats']} repeats, the sides in turn" + (f"; what must agree: {bars} relative." if bars else "."),
+        f"Load average at the start {record['load']:.1f}; {record['repeats']} repeats, the sides in turn"
+        + (f"; what must agree: {bars} relative." if bars else "."),
         f"Floor {_number(floor['seconds'])} s: {_rate(floor['operations'], rates['operations'], 'FLOP')}, "
         f"{_rate(floor['bytes'], rates['bytes'], 'B')} ({floor['counted']}; {rates['best']}). "
         f"Peak memory of the process, all sides: {record['memory']:.0f} MiB.",
