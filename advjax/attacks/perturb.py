@@ -16,7 +16,7 @@ from advjax.attacks.faults import image_faults, model_faults, target_faults, war
 from advjax.attacks.part import parts
 from advjax.attacks.perturbation import Perturbation
 from advjax.classifier import Classifier
-from advjax.fastcpu import accelerate
+from advjax.fastcpu import accelerate, compiled
 from advjax.scores.norms import l0, l1, l2, linf
 from advjax.value import batch_axes
 
@@ -96,7 +96,7 @@ class _Outcome(NamedTuple):
     clean_logits: jax.Array
 
 
-@jax.jit
+@compiled
 def _run(
     attack: Attack | Stack, classifier: Classifier, images: jax.Array, labels: jax.Array, keys: jax.Array
 ) -> tuple[Perturbation, Facts]:

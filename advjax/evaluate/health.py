@@ -20,6 +20,7 @@ from advjax.evaluate.findings import naming
 from advjax.evaluate.intervals import sign_test
 from advjax.evaluate.measure import judge_of
 from advjax.evaluate.stream import Stream, progress_bar
+from advjax.fastcpu import compiled
 
 __all__ = ["HealthWarning", "health_check"]
 
@@ -157,7 +158,7 @@ def _probe_all(batches: Batches, model: Classifier) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-@jax.jit
+@compiled
 def _probe(classifier: Classifier, images: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
     """Facts about each image [B]: of its logits, its gradient, and the batch that it is in."""
 

@@ -14,6 +14,7 @@ from advjax.attacks.criteria import Criterion, Misclassified
 from advjax.attacks.perturb import perturb_in_silence
 from advjax.classifier import Classifier
 from advjax.evaluate.batches import Batch
+from advjax.fastcpu import compiled
 from advjax.scores.pass_score import pass_score
 from advjax.value import batch_axes
 
@@ -95,12 +96,12 @@ def _answers(
     return _answer(judge.classifier, criterion, images, labels)
 
 
-@jax.jit
+@compiled
 def _answer(classifier: Classifier, criterion: Criterion, images: jax.Array, labels: jax.Array) -> Answers:
     return _read(jax.vmap(classifier)(images), criterion, labels)
 
 
-@functools.partial(jax.jit, static_argnames="draws")
+@functools.partial(compiled, static_argnames="draws")
 def _answer_by_draws(
     classifier: Classifier, criterion: Criterion, images: jax.Array, labels: jax.Array, keys: jax.Array, draws: int
 ) -> Answers:

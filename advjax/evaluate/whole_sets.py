@@ -14,6 +14,7 @@ from advjax.classifier import Classifier
 from advjax.data.rows import batches, filled
 from advjax.data.transforms import to_float
 from advjax.evaluate.stream import progress_bar
+from advjax.fastcpu import compiled
 from advjax.scores import pass_scores
 
 __all__ = ["NO_ANSWER", "answers_of", "logits_of", "pass_all", "perturb_all", "perturb_batches", "pixels", "ranks_of"]
@@ -154,6 +155,6 @@ def pixels(images: np.ndarray) -> jax.Array:
     return jnp.asarray(to_float(images) if images.dtype == np.uint8 else images)
 
 
-@jax.jit
+@compiled
 def _logits(classifier: Classifier, images: jax.Array) -> jax.Array:
     return classifier(images)

@@ -55,7 +55,8 @@ def convolution(equation: JaxprEqn) -> Callable[..., jax.Array] | None:
     else:
         return None
     form = _fastest(conv, x, [*k[:-1], k[-1] // pieces], y, {aval.dtype.name for aval in avals})
-    if form is _direct and pieces == 1 and x_order == k_order == y_order == tuple(range(len(x_order))):
+    canonical = x_order == k_order == y_order == tuple(range(len(x_order)))
+    if form is _direct and pieces == 1 and canonical and not _cuts(conv):
         return None
 
     def rewritten(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
@@ -81,8 +82,6 @@ def _fastest(conv: _Convolution, x: Sequence[int], k: Sequence[int], y: Sequence
     taps, pixels, places = (math.prod(shape) for shape in (k[:-2], x[1:-1], y[1:-1]))
     if dtypes != {"float32"} or conv.feature_group_count > 1:
         return _direct
-    if places < taps and places <= _MANY_TAPS:
-        return _kernel_gradient
     if taps > _MANY_TAPS or taps == 1 or {*conv.window_strides, *conv.lhs_dilation} != {1}:
         return _direct
     if k[-1] <= _FEW_CHANNELS:
@@ -90,9 +89,21 @@ def _fastest(conv: _Convolution, x: Sequence[int], k: Sequence[int], y: Sequence
     return _scattered_rows if places >= 2 * pixels else _direct
 
 
+def _cuts(conv: _Convolution) -> bool:
+    """Whether some padding is below 0."""
+    return any(min(widths) < 0 for widths in conv.padding)
+
+
 def _direct(conv: _Convolution, x: jax.Array, k: jax.Array) -> jax.Array:
     """The convolution itself; the canonical order is the whole gain."""
     last = x.ndim - 1
+    if _cuts(conv):
+        # In this order XLA's CPU backend reads beyond the image for padding below 0 (JAX 0.10.2): cut first, pad then.
+        widths = zip(conv.padding, conv.lhs_dilation, strict=True)
+        cuts = [(min(low, 0), min(high, 0), gap - 1) for (low, high), gap in widths]
+        x = lax.pad(x, lax.full((), 0, x.dtype), [(0, 0, 0), *cuts, (0, 0, 0)])
+        padding = tuple((max(low, 0), max(high, 0)) for low, high in conv.padding)
+        conv = conv._replace(padding=padding, lhs_dilation=(1,) * (last - 1))
     image, kernel = (0, last, *range(1, last)), (last, last - 1, *range(last - 1))
     order = lax.ConvDimensionNumbers(image, kernel, image)
     return lax.conv_general_dilated(x, k, dimension_numbers=order, **conv._asdict())
@@ -156,40 +167,6 @@ def _crop(conv: _Convolution, y: jax.Array, window: Sequence[int]) -> jax.Array:
 def _product(conv: _Convolution, a: jax.Array, b: jax.Array, axes: tuple[int, int]) -> jax.Array:
     contract = (((axes[0],), (axes[1],)), ((), ()))
     return lax.dot_general(a, b, contract, conv.precision, conv.preferred_element_type)
-
-
-def _kernel_gradient(conv: _Convolution, x: jax.Array, k: jax.Array) -> jax.Array:
-    """For few results and a large window, as in a kernel gradient: matrix products with the patches of x.
-
-    There x is [channel, *space, image], k the cotangent [*space, image, output], and the sum runs over images and
-    places.  Few channels are laid out plane after plane for one product; many make one product for each tap.
-    """
-    few, last = x.shape[0] <= _FEW_CHANNELS, x.ndim - 1
-    # Image first, as the forward pass left it: these transposes cancel those of the canonical order.
-    cotangent = lax.transpose(k, [last - 1, *range(last - 1), last]).reshape(-1, k.shape[-1])
-    images = lax.transpose(x, [last, *range(1, last), 0])
-    widths = [(low, high, gap - 1) for (low, high), gap in zip(conv.padding, conv.lhs_dilation, strict=True)]
-    images = lax.pad(images, lax.full((), 0, x.dtype), [(0, 0, 0), *widths, (0, 0, 0)])
-    spans = [(size - 1) * d + 1 for size, d in zip(k.shape[:-2], conv.rhs_dilation, strict=True)]
-    room = zip(images.shape[1:-1], spans, conv.window_strides, strict=True)
-    out = [(size - span) // step + 1 for size, span, step in room]
-
-    def patch(place: Sequence[Any]) -> jax.Array:
-        """[channel, everything summed] if few, else [everything summed, channel]."""
-        start = [at * step for at, step in zip(place, conv.window_strides, strict=True)]
-        found = lax.dynamic_slice(images, [0, *start, 0], [images.shape[0], *spans, images.shape[-1]])
-        found = lax.slice(found, [0] * found.ndim, found.shape, [1, *conv.rhs_dilation, 1])
-        if few:
-            return lax.transpose(found, [last, *range(last)]).reshape(x.shape[0], -1)
-        return found.reshape(-1, x.shape[0])
-
-    if few:
-        patches = lax.concatenate([patch(place) for place in itertools.product(*map(range, out))], 0)
-        rows = _product(conv, patches, cotangent, (1, 0))
-    else:
-        taps = lax.iota("int32", math.prod(out))
-        rows = lax.map(lambda t: _product(conv, patch(_place(t, out)), cotangent, (0, 0)), taps)
-    return lax.transpose(rows.reshape(*out, x.shape[0], k.shape[-1]), [len(out), *range(len(out)), len(out) + 1])
 
 
 def _place(number: jax.Array, sizes: Sequence[int]) -> list[jax.Array]:

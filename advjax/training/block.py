@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from advjax.fastcpu import accelerate
+from advjax.fastcpu import accelerate, compiled
 from advjax.training.faults import Faults
 from advjax.training.sharding import Placement
 from advjax.training.state import TrainState
@@ -58,7 +58,7 @@ def block_of(step: Step, length: int) -> Block:
         # Whole on every device, so that every process can read them.
         return states, *placement.constrain((seen, finite), placement.replicated)
 
-    return jax.jit(
+    return compiled(
         lambda placement, resident, *arrays: accelerate(functools.partial(block, placement, resident))(*arrays),
         static_argnums=(0, 1),
         donate_argnums=2,

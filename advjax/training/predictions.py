@@ -13,6 +13,7 @@ from advjax.data.pipeline import check_pixels
 from advjax.data.rows import batches, filled
 from advjax.data.transforms import to_float
 from advjax.entropy import cross_entropies
+from advjax.fastcpu import compiled
 from advjax.training.faults import naming
 from advjax.training.sharding import Placement, default_placement
 from advjax.training.state import TrainState
@@ -106,7 +107,7 @@ def _batches(
     for rows, real in batches(len(images), batch_size):
         rows = filled(rows, batch_size)
         image, label = (where.put(part[rows], where.of_batch(0, part.ndim)) for part in (images, labels))
-        waiting.append((_answers(states.graphdef, where, *variables, image, label), rows[:real]))
+        waiting.append((_answers(states.graphdef, where, variables[0], variables[1], image, label), rows[:real]))
         if len(waiting) > 1:
             yield _on_host(labels, *waiting.pop(0))
     if waiting:
@@ -120,7 +121,7 @@ def _on_host(
     return losses[:, : len(rows)], classes[:, : len(rows)], int(known[0]), labels[rows]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(compiled, static_argnums=(0, 1))
 def _answers(
     graphdef: Any, placement: Placement, params: Any, rest: Any, images: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:

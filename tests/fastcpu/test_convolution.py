@@ -1,5 +1,7 @@
 """Every form of a convolution equals XLA's own, for random configurations and for each recognized case."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from advjax.fastcpu import accelerate
+from advjax.fastcpu import accelerate, compiled
 
 LAYOUTS = [("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NCHW"), ("NHWC", "OIHW", "CWNH"), ("HWNC", "IWHO", "NCHW")]
 
@@ -21,16 +23,18 @@ def assert_close(actual, wanted):
 
 
 def assert_same_gradients(function, x, k):
-    """Values and both gradients, alone and stacked under `vmap`, accelerated against plain."""
+    """Values and both gradients, alone and stacked under `vmap`, accelerated and compiled for it against plain."""
 
     def gradients(x, k):
         y, pullback = jax.vjp(function, x, k)
         return y, pullback(jnp.sin(jnp.arange(y.size, dtype="float32")).reshape(y.shape))
 
-    assert_close(jax.jit(accelerate(gradients))(x, k), jax.jit(gradients)(x, k))
-    stacked = jax.vmap(gradients)
+    plain = jax.jit(gradients)
+    assert_close(compiled(accelerate(gradients))(x, k), plain(x, k))
     xs, ks = jnp.stack([x, x * 0.5]), jnp.stack([k, k[::-1]])
-    assert_close(jax.jit(accelerate(stacked))(xs, ks), jax.jit(stacked)(xs, ks))
+    # Against each alone: grouped convolutions are what is rewritten here.
+    wanted = jax.tree.map(lambda *each: jnp.stack(each), *map(plain, xs, ks))
+    assert_close(compiled(accelerate(jax.vmap(gradients)))(xs, ks), wanted)
 
 
 @st.composite
@@ -42,9 +46,7 @@ def configurations(draw):
     size = tuple(draw(st.integers(6, 9)) for _ in range(2))
     one_or_two = st.sampled_from([1, 1, 2])
     kernel_step = (draw(one_or_two), draw(one_or_two)) if max(window) <= 3 else (1, 1)
-    padding = draw(
-        st.sampled_from(["SAME", "VALID", ((0, 1), (2, 0)), ((3, 3), (3, 3)), ((-1, 1), (0, 0)), ((8, 7), (9, 9))])
-    )
+    padding = draw(st.sampled_from(["SAME", "VALID", ((0, 1), (2, 0)), ((3, 3), (3, 3)), ((8, 7), (9, 9))]))
     return {
         "x": (2 * batch_groups, *size, inputs * groups),
         "k": (*window, inputs, outputs * groups * batch_groups),
@@ -196,14 +198,34 @@ def equations(function, *arguments):
     return found
 
 
-def test_first_layer_gradients_are_matrix_products():
+def test_a_first_layers_input_gradient_is_a_matrix_product():
     def loss(x, k):
         return jnp.square(lax.conv_general_dilated(x, k, (1, 1), "VALID", dimension_numbers=LAYOUTS[0])).sum()
 
     x, k = jnp.ones((2, 12, 12, 1)), jnp.ones((5, 5, 1, 20))
-    plain, fast = (equations(f, x, k) for f in (jax.grad(loss, (0, 1)), accelerate(jax.grad(loss, (0, 1)))))
-    assert [plain.count(name) for name in ("conv_general_dilated", "dot_general")] == [3, 0]
-    assert [fast.count(name) for name in ("conv_general_dilated", "dot_general")] == [1, 2]
+    plain, fast = (equations(f, x, k) for f in (jax.grad(loss), accelerate(jax.grad(loss))))
+    assert [plain.count(name) for name in ("conv_general_dilated", "dot_general")] == [2, 0]
+    assert [fast.count(name) for name in ("conv_general_dilated", "dot_general")] == [1, 1]
+
+
+@pytest.mark.parametrize("padding", [((-1, 1), (0, 0)), ((0, 0), (2, -1)), ((-2, -1), (-1, 0))])
+def test_padding_below_zero(padding, rng):
+    """As if cut and padded before. XLA alone reads beyond the image there (JAX 0.10.2, CPU): no reference for this."""
+
+    def gradients(convolve, x, k):
+        y, pullback = jax.vjp(convolve, x, k)
+        return y, pullback(jnp.sin(jnp.arange(y.size, dtype="float32")).reshape(y.shape))
+
+    def inside(x, k):
+        return lax.conv_general_dilated(x, k, (1, 1), padding, dimension_numbers=LAYOUTS[0])
+
+    def before(x, k):
+        x = lax.pad(x, 0.0, [(0, 0, 0), *((*widths, 0) for widths in padding), (0, 0, 0)])
+        return lax.conv_general_dilated(x, k, (1, 1), "VALID", dimension_numbers=LAYOUTS[0])
+
+    x, k = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((2, 6, 6, 5), (2, 3, 5, 6)))
+    wanted = jax.jit(functools.partial(gradients, before))(x, k)
+    assert_close(jax.jit(accelerate(functools.partial(gradients, inside)))(x, k), wanted)
 
 
 def test_stacked_networks_are_convolved_one_by_one():

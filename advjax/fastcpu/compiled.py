@@ -1,0 +1,89 @@
+"""`compiled(fn)`: `jax.jit` with the compiler options under which the forms of this package are the fast ones."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+__all__ = ["compiled", "compiler_options"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# XLA of JAX 0.10 hands float32 convolutions and pools of NHWC images to YNNPACK, which takes 1.1 to 5 times as long for
+# them as XLA's own (benchmarks/NOTES.md). No kind of operation named: none is handed over.
+_OWN_CONVOLUTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+
+
+@functools.cache
+def compiler_options() -> dict[str, str]:
+    """What to give `jax.jit(..., compiler_options=)` on the default backend: empty but on a CPU.
+
+    Empty too where this release of jaxlib does not know the option: it changes the speed and the last bits of sums,
+    nothing else.
+
+    Example:
+        >>> from advjax.fastcpu import accelerate, compiler_options
+        >>> double = jax.jit(accelerate(lambda x: 2 * x), compiler_options=compiler_options())
+        >>> float(double(1.0))
+        2.0
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    try:
+        jax.jit(lambda: jnp.zeros(()), compiler_options=dict(_OWN_CONVOLUTIONS)).lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "compile option" not in str(error):
+            raise
+        return {}
+    return dict(_OWN_CONVOLUTIONS)
+
+
+def compiled(
+    fn: F,
+    *,
+    static_argnums: int | Sequence[int] = (),
+    static_argnames: str | Sequence[str] = (),
+    donate_argnums: int | Sequence[int] = (),
+) -> F:
+    """`jax.jit(fn)`, compiled with `compiler_options()` wherever it is the outermost program.
+
+    JAX takes compiler options of the outermost `jit` alone and refuses them within another. There, and under
+    `eval_shape`, `fn` is a plain `jit`, compiled as its surroundings are.
+
+    Args:
+        fn: a traceable function of pytrees of arrays.
+        static_argnums: as for `jax.jit`.
+        static_argnames: as for `jax.jit`.
+        donate_argnums: as for `jax.jit`.
+
+    Returns:
+        A function of the same arguments and result.
+
+    Example:
+        >>> from advjax.fastcpu import compiled
+        >>> double = compiled(lambda x: 2 * x)
+        >>> float(double(1.0)), float(jax.jit(double)(1.0))
+        (2.0, 2.0)
+    """
+    given: dict[str, Any] = {
+        "static_argnums": static_argnums,
+        "static_argnames": static_argnames,
+        "donate_argnums": donate_argnums,
+    }
+    inner = jax.jit(fn, **given)
+
+    @functools.cache
+    def outermost() -> Any:
+        return jax.jit(fn, **given, compiler_options=compiler_options())
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        # Inside a traced program every new array is a tracer, whatever the arguments are.
+        within = isinstance(jax.lax.full((), 0), jax.core.Tracer)
+        return (inner if within else outermost())(*args, **kwargs)
+
+    # As `jax.jit` has it, for tests that nothing is traced twice.
+    call._cache_size = lambda: inner._cache_size() + outermost()._cache_size()  # type: ignore[attr-defined]
+    return call  # type: ignore[return-value]
