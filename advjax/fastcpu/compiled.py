@@ -49,8 +49,8 @@ def compiled(
 ) -> F:
     """`jax.jit(fn)`, compiled with `compiler_options()` wherever it is the outermost program.
 
-    JAX takes compiler options of the outermost `jit` alone and refuses them within another. There, and under
-    `eval_shape`, `fn` is a plain `jit`, compiled as its surroundings are.
+    JAX takes compiler options of the outermost `jit` alone and refuses them within another. There, and under every
+    other transformation, `fn` is a plain `jit`, compiled as its surroundings are.
 
     Args:
         fn: a traceable function of pytrees of arrays.
@@ -80,8 +80,9 @@ def compiled(
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        # Inside a traced program every new array is a tracer, whatever the arguments are.
-        within = isinstance(jax.lax.full((), 0), jax.core.Tracer)
+        # Inside a traced program every new array is a tracer, even where no argument is one.
+        arrays = (*jax.tree.leaves((args, kwargs)), jax.lax.iota("int32", 1))
+        within = any(isinstance(array, jax.core.Tracer) for array in arrays)
         return (inner if within else outermost())(*args, **kwargs)
 
     # As `jax.jit` has it, for tests that nothing is traced twice.
