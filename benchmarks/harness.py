@@ -22,6 +22,8 @@ __all__ = ["Answers", "Case", "Job", "Run", "measure", "timed"]
 Run: TypeAlias = Callable[[], Any]
 Answers: TypeAlias = Mapping[str, Any]
 
+# Seconds of a first call beyond which a side ten times as slow as ours is not run again.
+_LONGEST = 60.0
 _PEERS = (
     "torch", "foolbox", "torchattacks", "adversarial-robustness-toolbox", "adv-lib", "opencv-python-headless",
     "scikit-image",
@@ -129,6 +131,8 @@ def _ready(case: Case) -> tuple[dict[str, Run], dict[str, dict[str, Any]], Any]:
             sides[name] = {"first": first, "answers": _means(theirs)}
             if amiss := _disagreement(ours, theirs, case.bars):
                 sides[name]["absent"] = f"disagrees: {amiss}"
+            elif first > max(_LONGEST, 10 * sides["advjax"]["first"]):
+                sides[name]["absent"] = f"too slow to repeat: the first call took {first:.0f} s"
             else:
                 runs[name] = run
     return runs, sides, our_result

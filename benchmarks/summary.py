@@ -88,7 +88,7 @@ def _agreement(record: dict[str, Any]) -> str:
 
 
 def _section(name: str, record: dict[str, Any]) -> str:
-    floor, machine = record["floor"], record["machine"]
+    floor, machine, load = record["floor"], record["machine"], record.get("load", float("nan"))
     versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
     rates = floor["rates"]
     bars = ", ".join(f"{answer} to {bar:g}" for answer, bar in record["agreed"].items())
@@ -98,7 +98,7 @@ def _section(name: str, record: dict[str, Any]) -> str:
         "",
         f"{record['date']}, {machine['processor']}, {machine['cores']} cores, {', '.join(machine['devices'])}; "
         f"{versions}.",
-        f"Load average at the start {record['load']:.1f}; {record['repeats']} repeats, the sides in turn"
+        f"Load average at the start {load:.1f}; {record['repeats']} repeats, the sides in turn"
         + (f"; what must agree: {bars} relative." if bars else "."),
         f"Floor {_number(floor['seconds'])} s: {_rate(floor['operations'], rates['operations'], 'FLOP')}, "
         f"{_rate(floor['bytes'], rates['bytes'], 'B')} ({floor['counted']}; {rates['best']}). "

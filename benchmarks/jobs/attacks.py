@@ -185,7 +185,8 @@ def _pgd_job(work: str, *arguments: Any, alone: bool = False) -> Job:
 _BALL = 8 / 255, 2 / 255
 JOBS: Mapping[str, Job] = {
     "fgs-lenet": Job("FGS of 1024 images on LeNet, epsilon 0.2", partial(_fgs, 1024)),
-    "pgd-lenet": _pgd_job("PGD-40 of 256 images on LeNet, epsilon 0.3", "lenet", 256, 0.3, 0.01, 40, alone=True),
+    "pgd-lenet": _pgd_job("PGD-40 of 256 images on LeNet, epsilon 0.3", "lenet", 256, 0.3, 0.01, 40),
+    "memory-lenet": _pgd_job("peak memory: PGD-5 of 256 images on LeNet", "lenet", 256, 0.3, 0.08, 5, alone=True),
     "pgd-madry": _pgd_job("PGD-40 of 256 images on Madry's MNIST net, epsilon 0.3", "madry", 256, 0.3, 0.01, 40),
     "pgd-resnet20": _pgd_job("PGD-40 of 64 images on ResNet-20, epsilon 8/255", "resnet20", 64, *_BALL, 40),
     "pgd-vgg": _pgd_job("PGD-10 of 32 images on VGG at 32x32x3, epsilon 8/255", "vgg-cifar", 32, *_BALL, 10),

@@ -190,8 +190,9 @@ def _case(name: str, count: int, steps: int, attack: tuple[float, float, int], s
         "PyTorch loop": training.torch,
         "PyTorch loop, channels last": partial(training.torch, last=True),
         "PyTorch loop, channels last, torch.compile": partial(training.torch, last=True, compiled=True),
-        "plain Flax and optax": training.plain_jax,
     }
+    if name == "lenet":  # the others' convolution gradients take XLA's slow path, minutes a step
+        peers["plain Flax and optax"] = training.plain_jax
     if count > 1:
         peers |= {"advjax, a call each": training.in_turn, "advjax, vmap": training.side_by_side}
     return Case(

@@ -1,7 +1,9 @@
 """The harness of the benchmarks: who is timed, against whom, and what is kept of it."""
 
+import dataclasses
 import json
 import sys
+import time
 
 import jax.numpy as jnp
 import numpy as np
@@ -60,6 +62,14 @@ def test_only_sides_that_agree_are_timed(record):
     assert sides["absent"]["absent"] == "not installed (no module named rival)"
     assert sides["wrong"]["absent"] == "failed: RuntimeError: it does not work"
     assert record["agreed"] == {"answer": 0.1}
+
+
+def test_what_is_far_too_slow_is_not_run_again(monkeypatch):
+    monkeypatch.setattr("benchmarks.harness._LONGEST", 0.01)
+    slow = dataclasses.replace(case(), peers={"snail": lambda: lambda: time.sleep(0.02) or [1.0, 2.0]})
+    side = measure(Job("some work", lambda _: slow), repeats=1, smoke=True)["sides"]["snail"]
+    assert "seconds" not in side
+    assert side["absent"].startswith("too slow to repeat")
 
 
 def test_the_floor_is_the_tighter_of_operations_and_bytes(record):
