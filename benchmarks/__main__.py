@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -62,7 +61,7 @@ def _in_a_process(name: str, options: argparse.Namespace) -> int:
 
 def _within(options: argparse.Namespace) -> int:
     """Measures the one job in this process, or runs one of its sides."""
-    from benchmarks.harness import measure
+    from benchmarks.harness import measure, peak_memory
     from benchmarks.jobs import JOBS
     from benchmarks.summary import side_rows, write_record
 
@@ -71,7 +70,7 @@ def _within(options: argparse.Namespace) -> int:
     if options.side:
         case = job.prepare(options.smoke)
         (case.ours if options.side == "advjax" else case.peers[options.side]())()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(peak_memory())
         return 0
     record = measure(job, options.repeats, options.smoke)
     if job.alone:

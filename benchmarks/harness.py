@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import datetime
 import os
+import pathlib
 import resource
 import statistics
 import time
@@ -17,7 +18,7 @@ import numpy as np
 from advjax.environment import hardware, versions
 from benchmarks.floor import Rates, floor_seconds, measure_rates
 
-__all__ = ["Answers", "Case", "Job", "Run", "measure", "timed"]
+__all__ = ["Answers", "Case", "Job", "Run", "measure", "peak_memory", "timed"]
 
 Run: TypeAlias = Callable[[], Any]
 Answers: TypeAlias = Mapping[str, Any]
@@ -107,7 +108,7 @@ def measure(job: Job, repeats: int, smoke: bool = False) -> dict[str, Any]:
             "seconds": floor,
             "times": ours / floor if floor else None,
         },
-        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "memory": peak_memory(),
         "details": case.details() if case.details else [],
     }
 
@@ -151,6 +152,17 @@ def _versions_of_peers() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found
+
+
+def peak_memory() -> float:
+    """The most memory that this process has held, in MiB.
+
+    `ru_maxrss` would be that of the process that started this one, where that held more.
+    """
+    status = pathlib.Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    peaks = [float(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
+    return (peaks or [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss])[0] / 1024
 
 
 def _means(answers: Answers) -> dict[str, float]:

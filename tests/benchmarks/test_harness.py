@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import pathlib
+import subprocess
 import sys
 import time
 
@@ -11,7 +13,7 @@ import pytest
 
 from benchmarks import floor
 from benchmarks.__main__ import main
-from benchmarks.harness import Case, Job, measure
+from benchmarks.harness import Case, Job, measure, peak_memory
 from benchmarks.jobs import JOBS
 from benchmarks.summary import write_pages, write_record
 
@@ -121,6 +123,15 @@ def test_the_command_measures_what_it_is_asked_for(tmp_path, monkeypatch, capsys
     assert "another" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="no such job: three"):
         main(["three"])
+
+
+def test_memory_is_this_process_own_and_not_that_of_who_started_it():
+    ballast = np.ones(2**25)  # 256 MiB
+    code = "from benchmarks.harness import peak_memory; print(peak_memory())"
+    root = pathlib.Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < peak_memory()
+    assert peak_memory() > ballast.nbytes / 2**20
 
 
 def test_a_real_job_without_other_libraries(monkeypatch):
