@@ -144,7 +144,7 @@ class Placement:
         """Inside `jit`: `one` of each network's part of `stacked` [S, ...], the results stacked again.
 
         vmap turns a stack's convolutions into grouped ones, which fill an accelerator. A CPU is full with one network,
-        and slow at grouped convolutions (measured in benchmarks/results/training.md): there they come in turn, and the
+        and slow at grouped convolutions (measured in benchmarks/NOTES.md): there they come in turn, and the
         program compiles sooner too.
         """
         networks = self.mesh.shape["network"]

@@ -47,7 +47,9 @@ def pack(runs: pathlib.Path, out: pathlib.Path) -> _Files:
                 for path in unit:
                     archive.add(path, path.relative_to(runs).as_posix())
         for number, start in enumerate(range(0, content.tell(), _PIECE)):
-            (out / f"{name}.{number}").write_bytes(content.getbuffer()[start : start + _PIECE])
+            unfinished = out / f".{name}.{number}"
+            unfinished.write_bytes(content.getbuffer()[start : start + _PIECE])
+            unfinished.replace(out / f"{name}.{number}")
     return left_out
 
 
