@@ -43,9 +43,9 @@ def compiler_options() -> dict[str, str]:
 def compiled(
     fn: F,
     *,
-    static_argnums: int | Sequence[int] = (),
-    static_argnames: str | Sequence[str] = (),
-    donate_argnums: int | Sequence[int] = (),
+    static_argnums: int | Sequence[int] | None = None,
+    static_argnames: str | Sequence[str] | None = None,
+    donate_argnums: int | Sequence[int] | None = None,
 ) -> F:
     """`jax.jit(fn)`, compiled with `compiler_options()` wherever it is the outermost program.
 
