@@ -11,8 +11,14 @@ from jax.extend.core import JaxprEqn
 
 __all__ = ["convolution"]
 
-# Up to this many channels in a pixel, a matrix product over whole planes beats the convolution.
+# Up to this many channels in a pixel, what XLA multiplies is too narrow for the machine's vectors.
 _FEW_CHANNELS = 4
+# Neighbours become one pixel where the result's pixels are no wider than this then.
+_WIDE_PIXEL = 128
+# Pairs of neighbours pay if they take at most this many times the multiplications.
+_PAIRED = 1.25
+# So many float32 are multiplied at once.
+_VECTOR = 16
 # Up to this many groups, each at least so wide, are computed one by one: networks stacked by `vmap`, ResNeXt.
 _FEW_GROUPS, _WIDE_GROUP = 32, 4
 # The matrix products hold every tap of a small window at once: beyond this they would only take memory.
@@ -67,7 +73,28 @@ def convolution(equation: JaxprEqn) -> Callable[..., jax.Array] | None:
         y = y.reshape(*y.shape[:-2], -1)
         return lax.transpose(y, [y_order.index(i) for i in range(len(y_order))])
 
-    return rewritten
+    # Kernel gradients sum over the images, the first dimension of both.
+    over_images = x_order[-1] == 0 == k_order[-2] and k[-2] % 2 == 0 and groups == 1 and avals[2].dtype == "float32"
+    return _in_halves(rewritten) if over_images else rewritten
+
+
+def _in_halves(convolution: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """The sum over each half of the images: a loop, because XLA would fuse the transposes with what makes the arrays.
+
+    A pool, its gradient or a ReLU would then be computed a second time, along the transposed order.
+    """
+
+    def summed(*arrays: jax.Array) -> jax.Array:
+        size = arrays[0].shape[0] // 2
+        halves = [jax.ShapeDtypeStruct((size, *array.shape[1:]), array.dtype) for array in arrays]
+        result = jax.eval_shape(convolution, *halves)
+
+        def add(half: jax.Array, total: jax.Array) -> jax.Array:
+            return total + convolution(*(lax.dynamic_slice_in_dim(array, half * size, size) for array in arrays))
+
+        return lax.fori_loop(0, 2, add, lax.full(result.shape, 0, result.dtype))
+
+    return summed
 
 
 def _pieces(array: jax.Array, count: int, axis: int) -> list[jax.Array]:
@@ -84,9 +111,24 @@ def _fastest(conv: _Convolution, x: Sequence[int], k: Sequence[int], y: Sequence
         return _direct
     if taps > _MANY_TAPS or taps == 1 or {*conv.window_strides, *conv.lhs_dilation} != {1}:
         return _direct
-    if k[-1] <= _FEW_CHANNELS:
-        return _scattered_planes
-    return _scattered_rows if places >= 2 * pixels else _direct
+    scattered = k[-1] <= _FEW_CHANNELS or places >= 2 * pixels
+    form = _scattered if scattered else _direct
+    size, low, plain = k[-3], conv.padding[-1][0], {*conv.rhs_dilation} == {1}
+
+    def fit(g: int) -> bool:
+        return plain and x[-2] % g == y[-2] % g == 0 and (scattered or g * k[-1] <= _WIDE_PIXEL)
+
+    if not scattered and x[-1] <= _FEW_CHANNELS and fit(4):
+        return _neighbours(4, form)
+    # Pairs cost multiplications; they pay where there are few, and the channels alone would not fill whole vectors.
+    pairs = fit(2) and 2 * _window(2, size, low) <= _PAIRED * size and k[-1] % _VECTOR
+    return _neighbours(2, form) if pairs else form
+
+
+def _pixels(conv: _Convolution, x: jax.Array, k: jax.Array) -> tuple[int, ...]:
+    """The shape of x in pixels as wide as the kernel's: those of `_neighbours` hold several of x."""
+    channels = k.shape[-2] * conv.feature_group_count
+    return (*x.shape[:-2], x.shape[-2] * x.shape[-1] // channels, channels)
 
 
 def _cuts(conv: _Convolution) -> bool:
@@ -96,7 +138,7 @@ def _cuts(conv: _Convolution) -> bool:
 
 def _direct(conv: _Convolution, x: jax.Array, k: jax.Array) -> jax.Array:
     """The convolution itself; the canonical order is the whole gain."""
-    last = x.ndim - 1
+    x, last = x.reshape(_pixels(conv, x, k)), x.ndim - 1
     if _cuts(conv):
         # In this order XLA's CPU backend reads beyond the image for padding below 0 (JAX 0.10.2): cut first, pad then.
         widths = zip(conv.padding, conv.lhs_dilation, strict=True)
@@ -109,70 +151,63 @@ def _direct(conv: _Convolution, x: jax.Array, k: jax.Array) -> jax.Array:
     return lax.conv_general_dilated(x, k, dimension_numbers=order, **conv._asdict())
 
 
-def _scattered_planes(conv: _Convolution, x: jax.Array, k: jax.Array) -> jax.Array:
-    """For few output channels: every pixel times every tap in one matrix product, the products then summed in place.
+def _scattered(conv: _Convolution, x: jax.Array, k: jax.Array) -> jax.Array:
+    """For input gradients: every pixel times every tap in matrix products, the products then summed in place.
 
-    y[p] = sum_t sum_i x[p + t, i] k[t, i] becomes z[t, q] = sum_i x[q, i] k[t, i] and y[p] = sum_t z[t, p + t].
-    The sum is a loop because XLA would otherwise compute it anew for each operation that reads y.
+    y[p] = sum_t sum_i x[p + t - low, i] k[t, i] is y[p] = sum_t z[p + t - low, t] of z[q, t] = sum_i x[q, i] k[t, i].
+    One product for each row t of the window, so that it stays in cache. A loop, and in it nothing but whole arrays:
+    what makes x or reads y would otherwise be fused with its parts, and XLA updates an array in place on one core.
     """
-    window, last = k.shape[:-2], x.ndim - 1
-    kernels = lax.transpose(k, [*range(last - 1), last, last - 1]).reshape(-1, x.shape[-1])
-    z = _product(conv, kernels, x.reshape(-1, x.shape[-1]), (1, 1)).reshape(-1, k.shape[-1], *x.shape[:-1])
+    (height, *width), channels, last, pixels = k.shape[:-2], k.shape[-1], x.ndim - 1, _pixels(conv, x, k)
+    (step, *steps), (rows, *sides) = conv.rhs_dilation, conv.padding
+    kernels = lax.transpose(k, [0, last - 1, *range(1, last - 1), last]).reshape(height, k.shape[-2], -1)
+    zero = lax.full((), 0, x.dtype)
 
     def add(t: jax.Array, y: jax.Array) -> jax.Array:
-        taps = zip(_place(t, window), window, conv.rhs_dilation, strict=True)
-        start = [(size - 1 - tap) * d for tap, size, d in taps]
-        return _add_at(y, lax.dynamic_index_in_dim(z, t, keepdims=False), [0, 0, *start])
-
-    y = lax.fori_loop(0, z.shape[0], add, lax.full((k.shape[-1], x.shape[0], *_full_size(conv, x, k)), 0, z.dtype))
-    return _crop(conv, lax.transpose(y, [*range(1, last + 1), 0]), window)
-
-
-def _scattered_rows(conv: _Convolution, x: jax.Array, k: jax.Array) -> jax.Array:
-    """The same for many output channels: one matrix product for each row of the window, so that it stays in cache."""
-    (height, *width), last = k.shape[:-2], x.ndim - 1
-    (step, *steps) = conv.rhs_dilation
-    kernels = lax.transpose(k, [*range(last - 1), last, last - 1]).reshape(height, -1, x.shape[-1])
-    pixels, zero = x.reshape(-1, x.shape[-1]), lax.full((), 0, x.dtype)
-
-    def add(t: jax.Array, y: jax.Array) -> jax.Array:
-        z = _product(conv, pixels, lax.dynamic_index_in_dim(kernels, t, keepdims=False), (1, 1))
-        z = z.reshape(*x.shape[:-1], -1, k.shape[-1])
+        # Within the loop, because XLA would fuse a reshape with what makes x, then divide the index of each element.
+        kernel, lines = lax.dynamic_index_in_dim(kernels, t, keepdims=False), x.reshape(-1, k.shape[-2])
+        z = lax.dot_general(lines, kernel, (((1,), (0,)), ((), ())), conv.precision, conv.preferred_element_type)
+        z = z.reshape(*pixels[:-1], -1)
         row = zero
         for number, taps in enumerate(itertools.product(*map(range, width))):
-            sides = [((n - 1 - t) * d, t * d, 0) for t, n, d in zip(taps, width, steps, strict=True)]
-            tap = lax.index_in_dim(z, number, axis=last, keepdims=False)
-            row = row + lax.pad(tap, zero, [(0, 0, 0), (0, 0, 0), *sides, (0, 0, 0)])
-        return _add_at(y, row, [0, (height - 1 - t) * step, *[0] * (last - 1)])
+            pads = [
+                (low - tap * d, high - (n - 1 - tap) * d, 0)
+                for tap, n, d, (low, high) in zip(taps, width, steps, sides, strict=True)
+            ]
+            tap = lax.slice_in_dim(z, number * channels, (number + 1) * channels, axis=last)
+            row = row + lax.pad(tap, zero, [(0, 0, 0), (0, 0, 0), *pads, (0, 0, 0)])
+        row = lax.pad(row, zero, [(0, 0, 0), (*rows, 0), *[(0, 0, 0)] * (last - 1)])
+        return y + lax.dynamic_slice(row, [0, t * step, *[0] * (last - 1)], y.shape)
 
-    y = lax.fori_loop(0, height, add, lax.full((x.shape[0], *_full_size(conv, x, k), k.shape[-1]), 0, x.dtype))
-    return _crop(conv, y, k.shape[:-2])
-
-
-def _add_at(y: jax.Array, piece: jax.Array, start: Sequence[Any]) -> jax.Array:
-    return lax.dynamic_update_slice(y, lax.dynamic_slice(y, start, piece.shape) + piece, start)
-
-
-def _full_size(conv: _Convolution, x: jax.Array, k: jax.Array) -> list[int]:
-    return [n + (size - 1) * d for n, size, d in zip(x.shape[1:-1], k.shape[:-2], conv.rhs_dilation, strict=True)]
-
-
-def _crop(conv: _Convolution, y: jax.Array, window: Sequence[int]) -> jax.Array:
-    """From the result of full padding to that of the padding asked for."""
-    full = [(size - 1) * d for size, d in zip(window, conv.rhs_dilation, strict=True)]
-    widths = [(low - f, high - f, 0) for (low, high), f in zip(conv.padding, full, strict=True)]
-    return lax.pad(y, lax.full((), 0, y.dtype), [(0, 0, 0), *widths, (0, 0, 0)])
+    out = [
+        n + sum(pad) - (size - 1) * d
+        for n, pad, size, d in zip(pixels[1:-1], conv.padding, k.shape[:-2], conv.rhs_dilation, strict=True)
+    ]
+    return lax.fori_loop(0, height, add, lax.full((x.shape[0], *out, channels), 0, x.dtype))
 
 
-def _product(conv: _Convolution, a: jax.Array, b: jax.Array, axes: tuple[int, int]) -> jax.Array:
-    contract = (((axes[0],), (axes[1],)), ((), ()))
-    return lax.dot_general(a, b, contract, conv.precision, conv.preferred_element_type)
+def _neighbours(g: int, form: _Form) -> _Form:
+    """The form for pixels of g neighbours along the width, whose channels become those of one: no byte moves for it.
+
+    y[g p + a] = sum_t x[g p + a + t - low] k[t] is a convolution of the wide pixels x[g q .. g q + g - 1] with a kernel
+    for each a: k moved by a within a window of whole wide pixels, which starts at pixel g p - g ceil(low / g).
+    """
+
+    def wide(conv: _Convolution, x: jax.Array, k: jax.Array) -> jax.Array:
+        (*others, (low, high)), size, axis = conv.padding, k.shape[-3], k.ndim - 3
+        width, before, window = x.shape[-2], -(-low // g), _window(g, size, low)
+        out = width + low + high - size + 1
+        zero, none, moved = lax.full((), 0, k.dtype), (0, 0, 0), []
+        for start in range(before * g - low, before * g - low + g):
+            moved.append(lax.pad(k, zero, [*[none] * axis, (start, window * g - size - start, 0), none, none]))
+        kernel = lax.concatenate(moved, k.ndim - 1).reshape(*k.shape[:axis], window, g * k.shape[-2], -1)
+        padding = (*others, (before, out // g + window - 1 - width // g - before))
+        y = form(conv._replace(padding=padding), x, kernel)
+        return y.reshape(*y.shape[:-2], out, -1)
+
+    return wide
 
 
-def _place(number: jax.Array, sizes: Sequence[int]) -> list[jax.Array]:
-    """The indices of entry `number` of an array of these sizes."""
-    place = []
-    for size in reversed(sizes):
-        place.append(lax.rem(number, lax.full_like(number, size)))
-        number = lax.div(number, lax.full_like(number, size))
-    return place[::-1]
+def _window(g: int, size: int, low: int) -> int:
+    """The width of a window of `size` pixels in pixels of g neighbours."""
+    return -(-(-low % g + size + g - 1) // g)

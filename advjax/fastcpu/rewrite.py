@@ -8,13 +8,19 @@ import jax
 from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Var
 
 from advjax.fastcpu.convolution import convolution
-from advjax.fastcpu.pooling import pool_gradient
+from advjax.fastcpu.pooling import max_pool, pool_gradient
+from advjax.fastcpu.product import product
 
 __all__ = ["rewrite"]
 
 # A rule reads an equation and returns a function of its inputs that is equal to it, or None to leave it alone.
 Rule = Callable[[JaxprEqn], Callable[..., jax.Array] | None]
-_RULES: dict[str, Rule] = {"conv_general_dilated": convolution, "select_and_scatter_add": pool_gradient}
+_RULES: dict[str, Rule] = {
+    "conv_general_dilated": convolution,
+    "dot_general": product,
+    "reduce_window_max": max_pool,
+    "select_and_scatter_add": pool_gradient,
+}
 
 # The primitives whose inner programs may be replaced by equal ones without any other change.
 _CALLS = frozenset(

@@ -91,6 +91,9 @@ def assert_configuration(configuration):
 # name: (x, kernel, strides, padding, kernel dilation, groups)
 LAYERS = {
     "lenet first": ((4, 12, 12, 1), (5, 5, 1, 20), 1, "VALID", 1, 1),
+    "first, padded": ((3, 12, 8, 1), (5, 5, 1, 6), 1, "SAME", 1, 1),
+    "first, wide result": ((2, 8, 8, 1), (3, 3, 1, 40), 1, "SAME", 1, 1),
+    "color": ((2, 8, 8, 3), (3, 3, 3, 8), 1, "SAME", 1, 1),
     "lenet second": ((4, 8, 8, 20), (5, 5, 20, 30), 1, "VALID", 1, 1),
     "color, strided": ((2, 15, 15, 3), (7, 7, 3, 8), 2, "SAME", 1, 1),
     "residual": ((2, 8, 8, 8), (3, 3, 8, 8), 1, "SAME", 1, 1),

@@ -1,4 +1,4 @@
-"""The gradient of a pool over separate windows: the same bits as XLA's select-and-scatter, ties and NaN included."""
+"""A pool over separate windows and its gradient: the same bits as XLA's own, ties, signed zeros and NaN included."""
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,10 @@ def pool_gradient(operand, window, strides, padding="VALID", largest=True):
     return pullback(jnp.arange(1.0, 1.0 + pooled.size, dtype="float32").reshape(pooled.shape))[0]
 
 
+def max_pool(x, window, strides=None, padding="VALID"):
+    return lax.reduce_window(x, -np.float32(np.inf), lax.max, window, strides or window, padding)
+
+
 def both(function, operand):
     return jax.jit(accelerate(function))(operand), jax.jit(function)(operand)
 
@@ -38,6 +42,9 @@ def test_separate_windows_give_the_same_bits(window, size, seed, largest):
     operand = jnp.asarray(rng.choice(values, size=(2, *size), p=[0.2, 0.2, 0.2, 0.3, 0.04, 0.03, 0.03]))
     fast, plain = both(lambda x: pool_gradient(x, (1, *window), (1, *window), largest=largest), operand)
     np.testing.assert_array_equal(fast, plain)
+    fast, plain = both(lambda x: max_pool(x, (1, *window)), operand)
+    np.testing.assert_array_equal(fast, plain)
+    np.testing.assert_array_equal(np.signbit(fast), np.signbit(plain))
 
 
 @pytest.mark.parametrize(
@@ -56,6 +63,21 @@ def test_overlapping_padded_and_large_windows_stay_as_they_are(window, strides, 
 
     assert "select_and_scatter_add" in str(jax.make_jaxpr(accelerate(function))(operand))
     np.testing.assert_array_equal(*both(function, operand))
+    np.testing.assert_array_equal(*both(lambda x: max_pool(x, window, strides, padding), operand))
+
+
+def test_dilated_windows_stay_as_they_are(rng):
+    operand = jnp.asarray(rng.normal(size=(2, 8)), jnp.float32)
+
+    def dilated(x):
+        return lax.reduce_window(x, -np.float32(np.inf), lax.max, (1, 2), (1, 2), "VALID", window_dilation=(1, 3))
+
+    np.testing.assert_array_equal(*both(dilated, operand))
+
+
+def test_the_pool_becomes_comparisons():
+    program = str(jax.make_jaxpr(accelerate(lambda x: max_pool(x, (1, 2, 2, 1))))(jnp.zeros((2, 4, 4, 3))))
+    assert "reduce_window" not in program
 
 
 def test_first_of_equal_elements_takes_the_gradient():

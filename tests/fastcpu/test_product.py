@@ -1,0 +1,54 @@
+"""The input gradient of a dense layer equals the plain product; other products stay as they are."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from advjax.fastcpu import accelerate
+
+
+def times_transposed(x, matrix):
+    return lax.dot_general(x, matrix, (((x.ndim - 1,), (1,)), ((), ())))
+
+
+def becomes_a_convolution(function, *arrays):
+    return "conv_general_dilated" in str(jax.make_jaxpr(accelerate(function))(*arrays))
+
+
+@pytest.mark.parametrize("shape", [(160,), (7, 160), (7, 1, 160), (1, 160), (2, 3, 160)])
+def test_a_large_transposed_matrix(shape, rng):
+    x, matrix = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in (shape, (200, 160)))
+    assert becomes_a_convolution(times_transposed, x, matrix)
+    fast = jax.jit(accelerate(times_transposed))(x, matrix)
+    wanted = np.asarray(x, np.float64) @ np.asarray(matrix, np.float64).T
+    assert fast.shape == wanted.shape
+    np.testing.assert_allclose(fast, wanted, rtol=0, atol=2e-6 * np.abs(wanted).max())
+
+
+def test_gradient_of_a_dense_layer_under_vmap(rng):
+    weights, x = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((256, 128), (5, 256)))
+
+    def gradients(x):
+        return jax.vmap(jax.grad(lambda x: jnp.tanh(x @ weights).sum()))(x)
+
+    assert becomes_a_convolution(gradients, x)
+    np.testing.assert_allclose(jax.jit(accelerate(gradients))(x), jax.jit(gradients)(x), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes", "dtype"),
+    [
+        (times_transposed, [(7, 160), (100, 160)], "float32"),
+        (times_transposed, [(7, 100), (200, 100)], "float32"),
+        (times_transposed, [(7, 160), (200, 160)], "bfloat16"),
+        (times_transposed, [(0, 160), (200, 160)], "float32"),
+        (jnp.matmul, [(7, 160), (160, 200)], "float32"),
+        (jax.vmap(times_transposed), [(2, 7, 160), (2, 200, 160)], "float32"),
+    ],
+)
+def test_others_stay_as_they_are(function, shapes, dtype):
+    arrays = [jnp.ones(shape, dtype) for shape in shapes]
+    assert not becomes_a_convolution(function, *arrays)
+    np.testing.assert_array_equal(jax.jit(accelerate(function))(*arrays), jax.jit(function)(*arrays))
