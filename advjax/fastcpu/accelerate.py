@@ -19,17 +19,19 @@ def accelerate(fn: F) -> F:
 
     Inside a compiled loop (`fori_loop`, `scan`, `while_loop`) XLA's CPU backend runs a convolution whose
     dimension order is not NHWC/HWIO/NHWC, and every pool gradient, on a slow generic path; every input- and
-    kernel-gradient of a convolution is such a one.  On the CPU backend `accelerate` traces `fn` to a jaxpr,
-    replaces each such equation by an equal form, also inside `jit`, `scan`, `while_loop`, `cond`, `checkpoint`,
-    `custom_jvp` and `custom_vjp`, and evaluates the result.  On any other backend it calls `fn` itself.
+    kernel-gradient of a convolution is such a one.  It multiplies slowly where pixels have few channels, as in first
+    layers, and reads the matrix of a dense layer against its order for the layer's input gradient.  On the CPU backend
+    `accelerate` traces `fn` to a jaxpr, replaces each such equation by an equal form, also inside `jit`, `scan`,
+    `while_loop`, `cond`, `checkpoint`, `custom_jvp` and `custom_vjp`, and evaluates the result.  On any other backend
+    it calls `fn` itself.
 
     The rewriting looks at the program it is given: apply it outside `grad` and `vmap` and inside `jit`, so that
     it sees the gradient and runs once per compilation::
 
         attack = jax.jit(accelerate(jax.vmap(attack_of_one_image)))
 
-    Reordered convolutions and pool gradients give the same bits (ties and NaN included); gradients turned into
-    matrix products sum in another order and differ by a few float32 rounding errors of the sum (3e-7 relative
+    Pools and their gradients give the same bits (ties and NaN included); convolutions, their gradients and dense
+    layers' input gradients sum in another order and differ by a few float32 rounding errors of the sum (3e-7 relative
     for a first layer's input gradient).  Equations it does not recognize, and the inside of `shard_map`, stay
     as they are.
 

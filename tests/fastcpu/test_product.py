@@ -46,6 +46,7 @@ def test_gradient_of_a_dense_layer_under_vmap(rng):
         (times_transposed, [(0, 160), (200, 160)], "float32"),
         (jnp.matmul, [(7, 160), (160, 200)], "float32"),
         (jax.vmap(times_transposed), [(2, 7, 160), (2, 200, 160)], "float32"),
+        (jax.vmap(jnp.dot), [(200, 160), (200, 160)], "float32"),
     ],
 )
 def test_others_stay_as_they_are(function, shapes, dtype):
