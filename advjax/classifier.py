@@ -17,7 +17,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 from advjax.content import Content
 from advjax.value import static, value
 
-__all__ = ["Classifier", "check_linen", "from_function", "from_linen", "from_nnx", "linen_in_mode"]
+__all__ = ["Classifier", "check_linen", "fresh_keys", "from_function", "from_linen", "from_nnx", "linen_in_mode"]
 
 # What Flax models call the switch between training and evaluation, and its setting for evaluation.
 _EVALUATION = {
@@ -90,7 +90,9 @@ class Classifier:
           True
         """
         leaves, structure = jax.tree.flatten(self.variables)
-        fresh = [_fresh(leaf, jax.random.fold_in(key, i)) if _is_key(leaf) else leaf for i, leaf in enumerate(leaves)]
+        fresh = [
+            fresh_keys(leaf, jax.random.fold_in(key, i)) if _is_key(leaf) else leaf for i, leaf in enumerate(leaves)
+        ]
         return Classifier(jax.tree.unflatten(structure, fresh), self.apply, self.ties_images)
 
 
@@ -280,7 +282,7 @@ def _typed_key(key: Any) -> Any:
     return key if _is_key(key) else jax.random.wrap_key_data(key)
 
 
-def _fresh(key: Any, source: jax.Array) -> jax.Array:
-    """Keys of the shape and kind of `key`, drawn from `source`."""
+def fresh_keys(key: Any, source: jax.Array) -> jax.Array:
+    """Keys of the shape and implementation (`rbg` or another) of `key`, drawn from `source`."""
     data = jax.eval_shape(jax.random.key_data, key)
     return jax.random.wrap_key_data(jax.random.bits(source, data.shape, data.dtype), impl=jax.random.key_impl(key))

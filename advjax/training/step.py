@@ -11,7 +11,7 @@ from flax import nnx
 
 from advjax.attacks import Attack, Stack, perturb
 from advjax.attacks.perturb import IMAGE_AXIS
-from advjax.classifier import Classifier, from_nnx
+from advjax.classifier import Classifier, fresh_keys, from_nnx
 from advjax.data.transforms import to_float
 from advjax.entropy import cross_entropies, widened
 from advjax.training.faults import DataError, Faults, faults_of, naming, told
@@ -264,5 +264,7 @@ def _check_batch(images: jax.Array, labels: jax.Array) -> None:
 def _reseed(model: nnx.Module, key: jax.Array) -> None:
     streams = [node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.RngStream)]
     for index, stream in enumerate(streams):
-        stream.key[...] = jax.random.fold_in(key, index)
+        fresh, old = jax.random.fold_in(key, index), stream.key[...]
+        same = jax.random.key_impl(fresh) == jax.random.key_impl(old)
+        stream.key[...] = fresh if same else fresh_keys(old, fresh)
         stream.count[...] = jnp.zeros_like(stream.count[...])

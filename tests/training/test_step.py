@@ -218,6 +218,16 @@ def test_devices_draw_different_dropout_masks_and_keep_equal_states(batch):
     assert not np.allclose(once.params["linear"]["kernel"][...], spread.params["linear"]["kernel"][0])
 
 
+@pytest.mark.parametrize("attack_mode", ["eval", "train"])
+def test_dropout_draws_by_the_generator_of_its_network(batch, attack_mode):
+    optimizer = optax.sgd(0.1)
+    state = create(Normalized(nnx.Rngs(jax.random.key(0, impl="rbg"))), optimizer)
+    step = jax.jit(train_step(optimizer, attack=fgs(0.1), attack_mode=attack_mode))
+    first, again, other = (step(state, batch, jax.random.key(seed)) for seed in (0, 0, 1))
+    assert float(first[1].loss) == float(again[1].loss) != float(other[1].loss)
+    step(first[0], batch, jax.random.key(2))  # the new state is of the same kind
+
+
 def _plain(leaf):
     return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
 
