@@ -32,8 +32,8 @@ def accelerate(fn: F) -> F:
 
     Pools and their gradients give the same bits (ties and NaN included); convolutions, their gradients and dense
     layers' input gradients sum in another order and differ by a few float32 rounding errors of the sum (3e-7 relative
-    for a first layer's input gradient).  Equations it does not recognize, and the inside of `shard_map`, stay
-    as they are.
+    for a first layer's input gradient).  A pixel that is infinite or NaN may make a few more pixels of its row NaN,
+    never one of another image.  Equations it does not recognize, and the inside of `shard_map`, stay as they are.
 
     Args:
         fn: a traceable function of pytrees of arrays; positional and keyword arguments are both traced.

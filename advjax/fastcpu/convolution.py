@@ -191,6 +191,7 @@ def _neighbours(g: int, form: _Form) -> _Form:
 
     y[g p + a] = sum_t x[g p + a + t - low] k[t] is a convolution of the wide pixels x[g q .. g q + g - 1] with a kernel
     for each a: k moved by a within a window of whole wide pixels, which starts at pixel g p - g ceil(low / g).
+    The rest of that window is multiplied by 0: there a pixel that is infinite or NaN makes more of its row NaN.
     """
 
     def wide(conv: _Convolution, x: jax.Array, k: jax.Array) -> jax.Array:

@@ -9,15 +9,17 @@ from jax.extend.core import JaxprEqn
 
 __all__ = ["product"]
 
-# Below this many rows or columns of the matrix its transpose is cheap to read.
-_LARGE = 128
+# With fewer columns of the matrix, or fewer rows of it for each of x, the product as it stands is no slower.
+_COLUMNS, _ROWS = 512, 2
 
 
 def product(equation: JaxprEqn) -> Callable[..., jax.Array] | None:
     """The rule for `dot_general`: x [..., K] times the transpose of a large matrix [N, K], as a convolution.
 
     XLA's CPU backend reads such a matrix against its order in memory; where K is a power of two that takes up to 8
-    times as long. As a convolution of N single pixels, whose kernel is x, the matrix is read as it lies.
+    times as long. As a convolution of N single pixels, whose kernel is x, the matrix is read as it lies. Then x and
+    the result are transposed instead: where x has as many rows as the matrix that costs more than it saves, and a
+    single row is quick either way.
     """
     p = equation.params
     (x_contracted, matrix_contracted), (x_batch, matrix_batch) = p["dimension_numbers"]
@@ -26,7 +28,8 @@ def product(equation: JaxprEqn) -> Callable[..., jax.Array] | None:
     transposed = matrix.ndim == 2 and tuple(matrix_contracted) == (1,) and tuple(x_contracted) == (x.ndim - 1,)
     if not transposed or x_batch or matrix_batch or {aval.dtype.name for aval in avals} != {"float32"}:
         return None
-    if min(matrix.shape) < _LARGE or x.size == 0:
+    rows, columns = matrix.shape
+    if columns < _COLUMNS or not columns < x.size <= rows // _ROWS * columns:
         return None
 
     def rewritten(x: jax.Array, matrix: jax.Array) -> jax.Array:

@@ -106,6 +106,41 @@ LAYERS = {
 }
 
 
+def convolved(x, k):
+    return lax.conv_general_dilated(x, k, (1, 1), "VALID", dimension_numbers=LAYOUTS[0])
+
+
+def test_neighbours_become_one_pixel():
+    program = str(jax.make_jaxpr(accelerate(convolved))(jnp.zeros((2, 12, 12, 1)), jnp.zeros((5, 5, 1, 20))))
+    assert "f32[2,12,3,4]" in program
+    assert "f32[5,2,4,80]" in program
+
+
+def test_kernel_gradients_take_one_half_of_the_images_after_the_other():
+    def gradient(x, k):
+        return jax.grad(lambda k: convolved(x, k).sum())(k)
+
+    for images, halves in ((6, True), (5, False)):
+        program = str(jax.make_jaxpr(accelerate(gradient))(jnp.zeros((images, 9, 9, 8)), jnp.zeros((3, 3, 8, 8))))
+        assert ("dynamic_slice" in program) == halves
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_stays_in_its_image(value):
+    images = jnp.zeros((3, 12, 12, 1)).at[1, 6, 6].set(value)
+    kernel = jnp.ones((5, 5, 1, 20))
+
+    def both(images):
+        result, pullback = jax.vjp(lambda x: convolved(x, kernel), images)
+        return result, pullback(result)[0]
+
+    fast, plain = (jax.tree.map(lambda a: ~np.isfinite(a), f(images)) for f in (compiled(accelerate(both)), both))
+    for found, wanted in zip(fast, plain, strict=True):
+        assert found[1].any()
+        assert not found[[0, 2]].any()
+        assert (found >= wanted).all()  # nothing becomes finite
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers(name, rng):
     shape, kernel, stride, padding, dilation, groups = LAYERS[name]

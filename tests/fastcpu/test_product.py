@@ -17,9 +17,9 @@ def becomes_a_convolution(function, *arrays):
     return "conv_general_dilated" in str(jax.make_jaxpr(accelerate(function))(*arrays))
 
 
-@pytest.mark.parametrize("shape", [(160,), (7, 160), (7, 1, 160), (1, 160), (2, 3, 160)])
+@pytest.mark.parametrize("shape", [(2, 512), (7, 512), (7, 1, 512), (2, 3, 512), (32, 512)])
 def test_a_large_transposed_matrix(shape, rng):
-    x, matrix = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in (shape, (200, 160)))
+    x, matrix = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in (shape, (64, 512)))
     assert becomes_a_convolution(times_transposed, x, matrix)
     fast = jax.jit(accelerate(times_transposed))(x, matrix)
     wanted = np.asarray(x, np.float64) @ np.asarray(matrix, np.float64).T
@@ -28,7 +28,7 @@ def test_a_large_transposed_matrix(shape, rng):
 
 
 def test_gradient_of_a_dense_layer_under_vmap(rng):
-    weights, x = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((256, 128), (5, 256)))
+    weights, x = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((128, 512), (5, 128)))
 
     def gradients(x):
         return jax.vmap(jax.grad(lambda x: jnp.tanh(x @ weights).sum()))(x)
@@ -40,13 +40,17 @@ def test_gradient_of_a_dense_layer_under_vmap(rng):
 @pytest.mark.parametrize(
     ("function", "shapes", "dtype"),
     [
-        (times_transposed, [(7, 160), (100, 160)], "float32"),
-        (times_transposed, [(7, 100), (200, 100)], "float32"),
-        (times_transposed, [(7, 160), (200, 160)], "bfloat16"),
-        (times_transposed, [(0, 160), (200, 160)], "float32"),
-        (jnp.matmul, [(7, 160), (160, 200)], "float32"),
-        (jax.vmap(times_transposed), [(2, 7, 160), (2, 200, 160)], "float32"),
-        (jax.vmap(jnp.dot), [(200, 160), (200, 160)], "float32"),
+        (times_transposed, [(7, 500), (64, 500)], "float32"),
+        (times_transposed, [(512,), (64, 512)], "float32"),
+        (times_transposed, [(1, 512), (64, 512)], "float32"),
+        (times_transposed, [(33, 512), (64, 512)], "float32"),
+        (times_transposed, [(4, 4, 4, 512), (64, 512)], "float32"),
+        (times_transposed, [(7, 512), (64, 512)], "bfloat16"),
+        (times_transposed, [(0, 512), (64, 512)], "float32"),
+        (times_transposed, [(7, 512), (0, 512)], "float32"),
+        (jnp.matmul, [(7, 512), (512, 64)], "float32"),
+        (jax.vmap(times_transposed), [(2, 7, 512), (2, 64, 512)], "float32"),
+        (jax.vmap(jnp.dot), [(64, 512), (64, 512)], "float32"),
     ],
 )
 def test_others_stay_as_they_are(function, shapes, dtype):
