@@ -180,7 +180,7 @@ PRESETS = presets(
             band_iterations=10_000 infimnist_images=200_000 attack_batch=500 score_batch=500 block=250
         """,
         "cpu3": """
-            orders=1 train_sources=20_000 heldout_sources=6_000 band_iterations=10_000
+            orders=1 train_sources=20_000 heldout_sources=6_000 unmixed_rows= bands=
             attack_batch=500 score_batch=500 block=250
         """,
         "figures": """
