@@ -34,6 +34,7 @@ from advjax.attacks.part import Mask, Number, Part
 from advjax.attacks.perceptual import PassAtLeast
 from advjax.attacks.perturb import perturb
 from advjax.attacks.perturbation import Perturbation
+from advjax.attacks.random_sign import RandomSign, random_sign
 from advjax.attacks.regions import Background, Broad, Exact, Pixels, Region, Standard, Within, named_region
 from advjax.attacks.searches import Boundary, Fixed, Found, Search
 from advjax.attacks.square import square
@@ -41,9 +42,9 @@ from advjax.attacks.square import square
 __all__ = [
     "perturb", "Perturbation", "Failure", "Fault", "image_faults",
     "fgs", "fgv", "hot_cold", "hot_cold_sign", "hard_positive", "steepest",
-    "pgd", "localized_pgd", "targeted", "apgd", "square", "lbfgs",
+    "pgd", "localized_pgd", "targeted", "apgd", "square", "lbfgs", "random_sign",
     "Part", "Number", "Mask", "made_finite",
-    "Attack", "Problem", "State", "Move", "Around", "Repeat", "RandomStart", "BestOf", "Finish",
+    "Attack", "Problem", "State", "Move", "Around", "Repeat", "RandomStart", "BestOf", "Finish", "RandomSign",
     "Stack", "stack",
     "Objective", "CrossEntropy", "Margin", "Targeted", "TargetedDLR", "HotCold",
     "Criterion", "Misclassified", "TargetReached", "criterion_of",

@@ -17,6 +17,7 @@ from advjax.attacks.part import parts
 from advjax.attacks.perturbation import Perturbation
 from advjax.classifier import Classifier
 from advjax.fastcpu import accelerate, compiled
+from advjax.keys import image_keys
 from advjax.scores.norms import l0, l1, l2, linf
 from advjax.value import batch_axes
 
@@ -107,7 +108,7 @@ def _run(
         images = part.snap(images) if isinstance(part, Quantize) else images
     attack = jax.tree.map(lambda leaf: _as_dtype(leaf, images.dtype), attack)
     batch = images.shape[0]
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(keys, jnp.arange(batch)) if keys.ndim == 0 else keys
+    keys = image_keys(keys, batch) if keys.ndim == 0 else keys
     if not isinstance(attack, Stack):
         outcome = accelerate(_attack_batch)(attack, classifier, images, labels, keys)
         return _with_faults(attack, classifier, given, labels, outcome)

@@ -17,6 +17,7 @@ from advjax.models.inception import InceptionV3
 from advjax.models.lenet import LeNet, caffe_solver
 from advjax.models.madry import MadryNet
 from advjax.models.nasnet import NASNetA, nasnet_a_large, nasnet_a_mobile
+from advjax.models.random_sign import HiddenRandomSign, RandomSignLayer, hidden_random_sign
 from advjax.models.registry import NETWORKS, Network
 from advjax.models.resnet import ResNet, resnet50, resnet101, resnet152
 from advjax.models.senet import SENet, se_resnet50, senet154
@@ -57,6 +58,9 @@ __all__ = [
     "stochastic_resnet152",
     "wrn_16_8",
     "wrn_28_10",
+    "HiddenRandomSign",
+    "RandomSignLayer",
+    "hidden_random_sign",
     "Tap",
     "features",
     "untapped",

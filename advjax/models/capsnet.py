@@ -146,11 +146,15 @@ def capsule_loss(model: CapsNet, images: jax.Array, labels: jax.Array) -> tuple[
     >>> losses.shape, logits.shape
     ((3,), (3, 10))
     """
-    capsules = model.capsules(images)
-    logits = _length(capsules)
+    read: dict[str, jax.Array] = {}
+
+    def tap(name: str, x: jax.Array) -> jax.Array:
+        return read.setdefault(name, x)
+
+    logits = model(images, tap)
     losses = margin_loss(logits, labels)
     if model.decoder:
-        errors = model.reconstruct(capsules, labels) - images
+        errors = model.reconstruct(read["capsules"], labels) - images
         losses = losses + 0.0005 * jnp.sum(errors**2, (1, 2, 3))
     return losses, logits
 

@@ -6,20 +6,27 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
+from jax.typing import ArrayLike
 
 from advjax.attacks import Attack, Stack, perturb
 from advjax.attacks.perturb import IMAGE_AXIS
 from advjax.classifier import Classifier, fresh_keys, from_nnx
 from advjax.data.transforms import to_float
 from advjax.entropy import cross_entropies, widened
+from advjax.keys import image_keys
+from advjax.models.random_sign import HiddenRandomSign, RandomSignLayer, tapped
 from advjax.training.faults import DataError, Faults, faults_of, naming, told
 from advjax.training.linen import LinenModel
 from advjax.training.state import TrainState, to_model
 from advjax.value import static, value
 
 __all__ = ["Batch", "Loss", "Metrics", "Step", "cross_entropy", "train_step"]
+
+# Which of a pass's keys the taps draw from; random streams have the first numbers.
+_HIDDEN = np.uint32(2**32 - 1)
 
 
 class Batch(NamedTuple):
@@ -86,6 +93,7 @@ def train_step(
     attack: Attack | None = None,
     clean_weight: float = 0.0,
     attack_mode: Literal["eval", "train"] = "eval",
+    hidden: HiddenRandomSign | None = None,
     axis_name: str | None = None,
 ) -> "Step":
     """The step `(state, batch, key) -> (state, metrics)`: perturb the batch, then descend the mean loss
@@ -116,6 +124,9 @@ def train_step(
             statistics of the batch and fresh dropout masks, and lets its running averages see that pass too, as the
             scripts of Shaham et al. do. Batch statistics tie the images of a batch together: the gradient is then that
             of the whole batch's loss.
+        hidden: random signs at taps of the network (`advjax.models.hidden_random_sign`), in the passes of the descent
+            alone: neither an attack nor an evaluation sees them. With `random_sign` as the attack, or the tap "input",
+            it is the training of Di et al. 2018, in input and hidden space.
         axis_name: under `pmap` or `vmap` with this axis, the gradients and batch statistics are averaged and
             the metrics summed over it, so that S devices with B/S images each make one device's step with B. (A
             `BatchNorm` normalizes by its own device's images, unless it was made with this `axis_name` too.)
@@ -123,7 +134,7 @@ def train_step(
     Raises:
         ValueError: clean_weight is not in [0, 1) or comes without an attack; attack_mode is unknown; attack is a
             stack. From the step: a batch of other types or shapes, or of images that the network does not take;
-            attack_mode="train" with a `LinenModel`.
+            attack_mode="train" with a `LinenModel`; `hidden` with a network that has no such taps.
 
     >>> from advjax.attacks import steepest
     >>> from advjax.training.state import create
@@ -143,7 +154,7 @@ def train_step(
         raise ValueError(f"clean_weight={clean_weight} needs an attack, whose images have the rest, got attack=None")
     if attack_mode not in ("eval", "train"):
         raise ValueError(f'attack_mode must be "eval" or "train", got {attack_mode!r}')
-    return Step(optimizer, loss, attack, clean_weight, attack_mode, axis_name)
+    return Step(optimizer, loss, attack, clean_weight, attack_mode, hidden, axis_name)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -155,6 +166,7 @@ class Step:
     attack: Attack | None
     clean_weight: float
     attack_mode: Literal["eval", "train"]
+    hidden: HiddenRandomSign | None
     axis_name: str | None
 
     def __call__(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
@@ -196,11 +208,13 @@ class Step:
         """Losses [B], logits [B, K], and the other variables after one pass in training mode."""
         model = nnx.merge(state.graphdef, params, rest, copy=True)
         model.train()
-        # Devices that share a step draw different masks for their different images.
-        _reseed(model, key if self.axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(self.axis_name)))
-        with naming(images):
-            losses, logits = self.loss(model, images, labels)
+        _reseed(model, key, self.axis_name)
         batch = images.shape[0]
+        tap = self.hidden and self.hidden.tap(jax.random.fold_in(key, _HIDDEN), self._first(batch))
+        with naming(images):
+            losses, logits = self.loss(tapped(model, tap) if tap else model, images, labels)
+        if tap:
+            tap.check()
         if losses.shape != (batch,) or logits.ndim != 2 or logits.shape[0] != batch:
             raise ValueError(
                 f"the loss must return losses [B] and logits [B, K] for B = {batch} images of shape "
@@ -218,10 +232,12 @@ class Step:
             classifier = Classifier(variables, _TrainingApply(state.graphdef), ties_images=True)
         else:
             classifier = from_nnx(to_model(state))
-        # Draws go by an image's place in the whole batch, on however many devices it lies.
-        first = 0 if self.axis_name is None else jax.lax.axis_index(self.axis_name) * images.shape[0]
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(images.shape[0]))
+        keys = image_keys(key, images.shape[0], self._first(images.shape[0]))
         return perturb(attack, classifier, images, labels, keys).image
+
+    def _first(self, batch: int) -> ArrayLike:
+        """The place of this device's first image in the whole batch, by which draws go."""
+        return 0 if self.axis_name is None else jax.lax.axis_index(self.axis_name) * batch
 
     def _mean(self, leaf: jax.Array) -> jax.Array:
         # Keys and counters of the random streams are no averages.
@@ -261,10 +277,18 @@ def _check_batch(images: jax.Array, labels: jax.Array) -> None:
         )
 
 
-def _reseed(model: nnx.Module, key: jax.Array) -> None:
-    streams = [node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.RngStream)]
-    for index, stream in enumerate(streams):
-        fresh, old = jax.random.fold_in(key, index), stream.key[...]
+def _reseed(model: nnx.Module, key: jax.Array, axis_name: str | None = None) -> None:
+    nodes = [node for _, node in nnx.iter_graph(model)]
+    layers = [node for node in nodes if isinstance(node, RandomSignLayer)]
+    for layer in layers:
+        layer.axis_name = axis_name
+    by_image = {id(layer.rngs) for layer in layers}
+    for index, stream in enumerate(node for node in nodes if isinstance(node, nnx.RngStream)):
+        # Devices that share a step draw different masks for their different images; by an image's place they do so
+        # from one key.
+        apart = axis_name is not None and id(stream) not in by_image
+        source = jax.random.fold_in(key, jax.lax.axis_index(axis_name)) if apart else key
+        fresh, old = jax.random.fold_in(source, index), stream.key[...]
         same = jax.random.key_impl(fresh) == jax.random.key_impl(old)
         stream.key[...] = fresh if same else fresh_keys(old, fresh)
         stream.count[...] = jnp.zeros_like(stream.count[...])
