@@ -23,7 +23,7 @@ from advjax.models.resnet import ResNet, resnet50, resnet101, resnet152
 from advjax.models.senet import SENet, se_resnet50, senet154
 from advjax.models.shaham import ShahamNet
 from advjax.models.stochastic_depth import StochasticDepthResNet, stochastic_resnet110, stochastic_resnet152
-from advjax.models.taps import Tap, features, untapped
+from advjax.models.taps import Tap, Tapped, features, untapped
 from advjax.models.vgg import Vgg16
 from advjax.models.vgg_cifar import VggCifar
 from advjax.models.weights import WeightsError, load, load_weights, save
@@ -62,6 +62,7 @@ __all__ = [
     "RandomSignLayer",
     "hidden_random_sign",
     "Tap",
+    "Tapped",
     "features",
     "untapped",
     "NETWORKS",

@@ -1,6 +1,7 @@
 """The capsule network with dynamic routing, its margin loss and its reconstruction."""
 
 import itertools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -36,13 +37,16 @@ class CapsNet(nnx.Module):
             -> dense 784 -> sigmoid, from the capsule of one class, the others set to 0.
         rngs: `nnx.Rngs`; the stream `params` draws the weights.
 
-    Taps: input, conv1, primary [B, 36 types, 8], capsules [B, num_classes, 16], penultimate.
+    Taps: input, conv1, primary [B, 36 types, 8], capsules [B, num_classes, 16], penultimate; the hidden ones are conv1
+    and primary.
 
     Source: Sabour, Frosst and Hinton 2017, "Dynamic routing between capsules"; their code for the start.
 
     >>> nnx.eval_shape(lambda: CapsNet(rngs=nnx.Rngs(0))(jnp.zeros((2, 28, 28, 1)))).shape
     (2, 10)
     """
+
+    hidden_taps: ClassVar[tuple[str, ...]] = ("conv1", "primary")
 
     def __init__(
         self,

@@ -68,12 +68,19 @@ class _DenseTrunk(nnx.Module):
         x = tap("input", normalize(images, IMAGENET_MEAN, IMAGENET_STD))
         x = tap("stem", self.init_conv(x))
         for stage in range(1, len(self.stages) + 1):
-            for layer in getattr(self, f"denseblock_{stage}"):
-                x = layer(x)
+            for index, layer in enumerate(getattr(self, f"denseblock_{stage}")):
+                x = layer(x, f"denseblock_{stage}/{index}", tap)
             x = tap(f"denseblock_{stage}", x)
             if stage < len(self.stages):
                 x = tap(f"transition_{stage}", avg_pool(x, 2, 2))
         return tap("pool", nnx.relu(self.norm_last(x)).mean((1, 2)))
+
+    @property
+    def hidden_taps(self) -> tuple[str, ...]:
+        """What each layer's first convolution reads, after its activation."""
+        return tuple(
+            f"denseblock_{stage}/{index}/relu" for stage, layers in enumerate(self.stages, 1) for index in range(layers)
+        )
 
 
 class CondenseNet(_DenseTrunk):
@@ -99,7 +106,9 @@ class CondenseNet(_DenseTrunk):
     Raises:
         ValueError: sizes that do not fit together.
 
-    Taps: input (normalized), stem, denseblock_1, transition_1, denseblock_2, ..., pool, penultimate.
+    Taps: input (normalized), stem, denseblock_1/0/relu (what the convolutions of the first layer read), ...
+    denseblock_1, transition_1, denseblock_2/0/relu, ..., pool, penultimate; those called relu are the hidden ones. Each
+    layer has a batch norm and a ReLU of its own for what comes into its block, so that each has a tap.
 
     Source: Huang et al. 2018, "CondenseNet: An efficient DenseNet using learned group convolutions";
     ShichenLiu/CondenseNet.
@@ -173,8 +182,8 @@ class _DenseLayer(nnx.Module):
         self.norm = batch_norm(_BOTTLENECK * rate, rngs=rngs)
         self.conv_2 = conv(_BOTTLENECK * rate, rate, 3, groups=groups, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return jnp.concatenate([x, self.conv_2(nnx.relu(self.norm(self.conv_1(x))))], -1)
+    def __call__(self, x: jax.Array, name: str, tap: Tap) -> jax.Array:
+        return jnp.concatenate([x, self.conv_2(nnx.relu(self.norm(self.conv_1(x, name, tap))))], -1)
 
 
 class _LearnedGroupConv(nnx.Module):
@@ -192,8 +201,8 @@ class _LearnedGroupConv(nnx.Module):
         groups, (inputs, outputs) = self.mask.shape[1], self.kernel.shape
         return self.weights().reshape(inputs, outputs // groups, groups)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return nnx.relu(self.norm(x)) @ self.weights()
+    def __call__(self, x: jax.Array, name: str, tap: Tap) -> jax.Array:
+        return tap(f"{name}/relu", nnx.relu(self.norm(x))) @ self.weights()
 
 
 class _IndexedGroupConv(nnx.Module):
@@ -203,8 +212,8 @@ class _IndexedGroupConv(nnx.Module):
         self.norm = batch_norm(inputs, rngs=rngs)
         self.conv = conv(inputs, outputs, 1, groups=groups, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = self.conv(nnx.relu(self.norm(jnp.take(x, self.index[...], axis=-1))))
+    def __call__(self, x: jax.Array, name: str, tap: Tap) -> jax.Array:
+        x = self.conv(tap(f"{name}/relu", nnx.relu(self.norm(jnp.take(x, self.index[...], axis=-1)))))
         return x.reshape(*x.shape[:3], self.groups, -1).swapaxes(3, 4).reshape(x.shape)
 
 

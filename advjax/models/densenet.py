@@ -39,7 +39,9 @@ class DenseNet(nnx.Module):
             (103.94, 116.78, 123.68), times 0.017), and its weights.
         rngs: `nnx.Rngs`; the stream `params` draws the weights.
 
-    Taps: input, stem, denseblock1, transition1, denseblock2, ... (each block and transition), pool, penultimate.
+    Taps: input, stem, denseblock1/0/relu (what the first layer's convolutions read), denseblock1/1/relu, ...
+    denseblock1, transition1, ... (each layer, block and transition), pool, penultimate; those called relu are the
+    hidden ones.
 
     Source: Huang et al. 2017, "Densely connected convolutional networks", Table 1; torchvision's densenet.py.
 
@@ -80,13 +82,19 @@ class DenseNet(nnx.Module):
         x = tap("input", x)
         x = tap("stem", max_pool(nnx.relu(self.norm0(self.conv0(x))), 3, 2, 1))
         for block in range(1, self.blocks + 1):
-            for layer in getattr(self, f"denseblock{block}"):
-                x = layer(x)
+            for index, layer in enumerate(getattr(self, f"denseblock{block}")):
+                x = layer(x, f"denseblock{block}/{index}", tap)
             x = tap(f"denseblock{block}", x)
             if block < self.blocks:
                 x = tap(f"transition{block}", getattr(self, f"transition{block}")(x))
         x = tap("pool", nnx.relu(self.norm5(x)).mean((1, 2)))
         return tap("penultimate", self.classifier(x))
+
+    @property
+    def hidden_taps(self) -> tuple[str, ...]:
+        """What each layer's first convolution reads, after its activation."""
+        depths = {block: len(getattr(self, f"denseblock{block}")) for block in range(1, self.blocks + 1)}
+        return tuple(f"denseblock{block}/{index}/relu" for block, depth in depths.items() for index in range(depth))
 
     def checkpoint_names(self, kind: str) -> list[Names]:
         """torchvision's and timm's names, and `norm.1` for `norm1` as in the files that torchvision publishes.
@@ -131,8 +139,8 @@ class _DenseLayer(nnx.Module):
         self.norm2 = batch_norm(inner, rngs=rngs)
         self.conv2 = conv(inner, growth, 3, kernel_init=HE_FAN_IN, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = self.conv1(nnx.relu(self.norm1(x)))
+    def __call__(self, x: jax.Array, name: str, tap: Tap) -> jax.Array:
+        y = self.conv1(tap(f"{name}/relu", nnx.relu(self.norm1(x))))
         y = self.conv2(nnx.relu(self.norm2(y)))
         return jnp.concatenate([x, y], axis=-1)
 

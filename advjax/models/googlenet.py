@@ -61,7 +61,8 @@ class GoogLeNet(nnx.Module):
         width: factor on the channels of all convolutions; 1 in the paper.
         rngs: `nnx.Rngs`; the stream `params` draws the weights, `dropout` the masks.
 
-    Taps: input, conv1, conv3, inception3a, ... inception5b, aux1 and aux2 (training), pool, penultimate.
+    Taps: input, conv1, conv3, inception3a, ... inception5b, aux1 and aux2 (training), pool, penultimate. What each
+    Inception block reads (before a pool, if one comes first) are the hidden ones: conv3 and all blocks but the last.
 
     Source: Szegedy et al. 2015, "Going deeper with convolutions"; BVLC/caffe, models/bvlc_googlenet; torchvision's
     googlenet.py.
@@ -114,6 +115,11 @@ class GoogLeNet(nnx.Module):
                 tap(head, getattr(self, head)(x))
         x = tap("pool", self.dropout(x.mean((1, 2))))
         return tap("penultimate", self.fc(x))
+
+    @property
+    def hidden_taps(self) -> tuple[str, ...]:
+        """What each Inception block reads."""
+        return ("conv3", *list(_BLOCKS)[:-1])
 
     def _normalize(self, images: jax.Array) -> jax.Array:
         if self.batch_norm:

@@ -141,7 +141,8 @@ class InceptionV3(nnx.Module):
         width: factor on the channels of all convolutions; 1 in the paper.
         rngs: `nnx.Rngs`; the stream `params` draws the weights, `dropout` the masks.
 
-    Taps: input, stem, mixed_5b, ... mixed_7c (each block), aux1 (training), pool, penultimate.
+    Taps: input, stem, mixed_5b, ... mixed_7c (each block), aux1 (training), pool, penultimate. What each
+    block reads are the hidden ones: stem and all blocks but the last, which all follow a ReLU.
 
     Source: Szegedy et al. 2016, "Rethinking the Inception architecture", Table 1; torchvision's inception.py.
 
@@ -195,6 +196,11 @@ class InceptionV3(nnx.Module):
                 tap("aux1", self.aux_logits(x))
         x = tap("pool", self.dropout(x.mean((1, 2))))
         return tap("penultimate", self.fc(x))
+
+    @property
+    def hidden_taps(self) -> tuple[str, ...]:
+        """What each block reads."""
+        return ("stem", *list(_BLOCKS)[:-1])
 
     def checkpoint_names(self, kind: str) -> list[Names]:
         """The names in torchvision's and timm's checkpoints."""

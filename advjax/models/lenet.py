@@ -1,6 +1,6 @@
 """Caffe's LeNet for MNIST and the solver it was published with."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -30,13 +30,15 @@ class LeNet(nnx.Module):
         num_classes: number of logits.
         rngs: `nnx.Rngs`; the stream `params` draws the weights.
 
-    Taps: input (scaled), pool1, pool2, dense1, penultimate.
+    Taps: input (scaled), pool1, pool2, dense1, penultimate; the hidden ones are pool1, pool2 and dense1.
 
     Source: BVLC/caffe, examples/mnist/lenet_train_test.prototxt; Rozsa et al. 2016, sec. 5.2.
 
     >>> LeNet(rngs=nnx.Rngs(0))(jnp.zeros((2, 28, 28, 1))).shape
     (2, 10)
     """
+
+    hidden_taps: ClassVar[tuple[str, ...]] = ("pool1", "pool2", "dense1")
 
     def __init__(self, num_classes: int = 10, *, rngs: nnx.Rngs) -> None:
         init: dict[str, Any] = {"kernel_init": _XAVIER, "bias_init": _ZEROS, "rngs": rngs}

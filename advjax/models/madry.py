@@ -1,6 +1,6 @@
 """The MNIST network of Madry et al.'s challenge, which localized adversarial training starts from."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 from flax import nnx
@@ -26,7 +26,7 @@ class MadryNet(nnx.Module):
         num_classes: number of logits.
         rngs: `nnx.Rngs`; the stream `params` draws the weights.
 
-    Taps: input, pool1, pool2, dense1, penultimate.
+    Taps: input, pool1, pool2, dense1, penultimate; the hidden ones are pool1, pool2 and dense1.
 
     Source: MadryLab/mnist_challenge, model.py; Madry et al. 2018; Rothberg et al. 2019.
 
@@ -34,6 +34,8 @@ class MadryNet(nnx.Module):
     >>> nnx.eval_shape(lambda: MadryNet(rngs=nnx.Rngs(0))(jnp.zeros((2, 28, 28, 1)))).shape
     (2, 10)
     """
+
+    hidden_taps: ClassVar[tuple[str, ...]] = ("pool1", "pool2", "dense1")
 
     def __init__(self, num_classes: int = 10, *, rngs: nnx.Rngs) -> None:
         init: dict[str, Any] = {"kernel_init": _NORMAL, "bias_init": _TENTH, "rngs": rngs}

@@ -47,6 +47,8 @@ class NASNetA(nnx.Module):
         ValueError: a number of penultimate channels that is no multiple of 96.
 
     Taps: input (scaled), conv0, cell_stem_0, cell_stem_1, cell_0, ... reduction_cell_0, ..., pool, penultimate.
+    What the cells read are the hidden ones: conv0 and all cells but the last, each of which the next two cells read.
+    They are sums of batch norms, of either sign: each cell begins with the ReLU of its own.
 
     Source: Zoph et al. 2018, "Learning transferable architectures for scalable image recognition", Fig. 4 and
     appendix; tensorflow/models, research/slim/nets/nasnet.
@@ -102,6 +104,15 @@ class NASNetA(nnx.Module):
                 before, x = x, tap(name, getattr(self, name)(x, before))
         x = tap("pool", nnx.relu(x).mean((1, 2)))
         return tap("penultimate", self.last_linear(x))
+
+    @property
+    def hidden_taps(self) -> tuple[str, ...]:
+        """What the cells read."""
+        names = ["conv0", "cell_stem_0", "cell_stem_1"]
+        for stage in range(3):
+            names += [f"reduction_cell_{stage - 1}"] if stage else []
+            names += [f"cell_{stage * self.cells + index}" for index in range(self.cells)]
+        return tuple(names[:-1])
 
     def checkpoint_names(self, kind: str) -> list[Names]:
         """The names in timm's checkpoint of the large network (`nasnetalarge`)."""

@@ -42,7 +42,8 @@ class ResNet(nnx.Module):
         caffe: be the authors' Caffe network, and read its weights.
         rngs: `nnx.Rngs`; the stream `params` draws the weights.
 
-    Taps: input, stem, layer1/0, layer1/1, ... layer4/2 (each block), pool, penultimate.
+    Taps: input, stem, layer1/0, layer1/1, ... layer4/2 (each block), pool, penultimate. What each block reads
+    are the hidden ones: stem and all blocks but the last, which all follow a ReLU.
 
     Source: He et al. 2016, "Deep residual learning for image recognition", Table 1; torchvision's resnet.py.
 
@@ -91,6 +92,13 @@ class ResNet(nnx.Module):
         """Logits float32 [B, num_classes] of RGB images float32 [B, H, W, 3] in [0, 1]; 224x224 in the paper."""
         x = tap("pool", self.trunk(images, tap).mean((1, 2)))
         return tap("penultimate", self.fc(x))
+
+    @property
+    def hidden_taps(self) -> tuple[str, ...]:
+        """What each block reads."""
+        depths = {stage: len(getattr(self, f"layer{stage}")) for stage in range(1, 5)}
+        blocks = [f"layer{stage}/{index}" for stage, depth in depths.items() for index in range(depth)]
+        return ("stem", *blocks[:-1])
 
     def checkpoint_names(self, kind: str) -> list[Names]:
         """The names in torchvision's and timm's checkpoints, with `caffe` those in the authors' three files.

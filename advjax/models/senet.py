@@ -44,7 +44,8 @@ class SENet(nnx.Module):
     Raises:
         ValueError: not four depths.
 
-    Taps: input (normalized), stem, layer1/0, layer1/1, ... (each block), pool, penultimate.
+    Taps: input (normalized), stem, layer1/0, layer1/1, ... (each block), pool, penultimate. What each block reads
+    are the hidden ones: stem and all blocks but the last, which all follow a ReLU.
 
     Source: Hu et al. 2018, "Squeeze-and-excitation networks"; hujie-frank/SENet.
 
@@ -90,6 +91,13 @@ class SENet(nnx.Module):
                 x = tap(f"layer{stage}/{index}", block(x))
         x = tap("pool", x.mean((1, 2)))
         return tap("penultimate", self.last_linear(self.dropout(x)))
+
+    @property
+    def hidden_taps(self) -> tuple[str, ...]:
+        """What each block reads."""
+        depths = {stage: len(getattr(self, f"layer{stage}")) for stage in range(1, 5)}
+        blocks = [f"layer{stage}/{index}" for stage, depth in depths.items() for index in range(depth)]
+        return ("stem", *blocks[:-1])
 
     def checkpoint_names(self, kind: str) -> list[Names]:
         """The names in timm's checkpoints (`legacy_senet154`, `legacy_seresnet50`), with `caffe` the authors'."""

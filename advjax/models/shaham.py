@@ -1,5 +1,7 @@
 """The MNIST network of Shaham, Yamada and Negahban, with the normalizing input layer of their robust networks."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -26,7 +28,8 @@ class ShahamNet(nnx.Module):
             momentum 0.1), which the authors' robust networks have and their baseline has not.
         rngs: `nnx.Rngs`; the stream `params` draws the weights.
 
-    Taps: input (standardized), [input_norm], pool1, pool2, dense1, penultimate.
+    Taps: input (standardized), [input_norm], pool1, pool2, dense1, penultimate; the hidden ones are pool1, pool2 and
+    dense1.
 
     Source: Shaham et al. 2015, sec. 5.1; yutaroyamada/RobustTraining, mnist/train-*.lua.
 
@@ -35,6 +38,8 @@ class ShahamNet(nnx.Module):
     >>> model(jnp.zeros((2, 32, 32, 1))).shape
     (2, 10)
     """
+
+    hidden_taps: ClassVar[tuple[str, ...]] = ("pool1", "pool2", "dense1")
 
     def __init__(
         self,

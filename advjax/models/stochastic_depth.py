@@ -37,7 +37,8 @@ class StochasticDepthResNet(nnx.Module):
     Raises:
         ValueError: a depth or a death rate that cannot be.
 
-    Taps: input (normalized), stem, block1/0, block1/1, ... block3/n-1, pool, penultimate.
+    Taps: input (normalized), stem, block1/0, block1/1, ... block3/n-1, pool, penultimate. All of them follow a ReLU,
+    so that what a block reads after its activation, the hidden ones, are stem and all blocks but the last.
 
     Source: Huang et al. 2016, "Deep networks with stochastic depth", eqs. 2-5; yueatsprograms/Stochastic_Depth.
 
@@ -98,6 +99,12 @@ class StochasticDepthResNet(nnx.Module):
                 count += 1
         x = tap("pool", x.mean((1, 2)))
         return tap("penultimate", self.fc(x))
+
+    @property
+    def hidden_taps(self) -> tuple[str, ...]:
+        """What each block reads."""
+        blocks = [f"block{stage}/{index}" for stage in (1, 2, 3) for index in range(len(self.survival) // 3)]
+        return ("stem", *blocks[:-1])
 
 
 class _Residual(nnx.Module):

@@ -1,15 +1,32 @@
 """Taps: reading and perturbing the hidden features of a network by the names of its blocks."""
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import jax
 from flax import nnx
 
-__all__ = ["Tap", "untapped", "features"]
+__all__ = ["Tap", "Tapped", "untapped", "features"]
 
 Tap: TypeAlias = Callable[[str, jax.Array], jax.Array]
 """`tap(name, x) -> x'`: a network calls it with the output of each named block and goes on with the result."""
+
+
+@runtime_checkable
+class Tapped(Protocol):
+    """A network whose call takes a tap: all of `advjax.models`."""
+
+    def __call__(self, images: jax.Array, tap: Tap = ...) -> jax.Array:
+        """Logits float32 [B, K] of images float32 [B, H, W, C] in [0, 1]."""
+
+    @property
+    def hidden_taps(self) -> tuple[str, ...]:
+        """The taps that are hidden space to random-sign training, in the order of the forward pass.
+
+        They are what the blocks of the network read, after the activation if a block begins with one: neither "input"
+        nor "pool" or "penultimate", where the last block has done its work. In networks of a few layers they are what
+        the layers read.
+        """
 
 
 def untapped(name: str, x: jax.Array) -> jax.Array:

@@ -1,5 +1,7 @@
 """VGG-16 for ImageNet, without batch normalization."""
 
+from typing import ClassVar
+
 import jax
 from flax import nnx
 
@@ -33,7 +35,7 @@ class Vgg16(nnx.Module):
         caffe: read images as the authors' Caffe network does, and its weights.
         rngs: `nnx.Rngs`; the stream `params` draws the weights, `dropout` the masks.
 
-    Taps: input, stage1, ... stage5, dense1, dense2, penultimate.
+    Taps: input, stage1, ... stage5, dense1, dense2, penultimate; all between the first and the last are hidden ones.
 
     Source: Simonyan and Zisserman 2015, "Very deep convolutional networks", Table 1; torchvision's vgg.py.
 
@@ -41,6 +43,8 @@ class Vgg16(nnx.Module):
     >>> nnx.eval_shape(lambda: Vgg16(10, rngs=nnx.Rngs(0))(jnp.zeros((2, 224, 224, 3)))).shape
     (2, 10)
     """
+
+    hidden_taps: ClassVar[tuple[str, ...]] = ("stage1", "stage2", "stage3", "stage4", "stage5", "dense1", "dense2")
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """cifar.torch's VGG with batch normalization and dropout, the CIFAR-10 network of Shaham, Yamada and Negahban."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 from flax import nnx
@@ -40,7 +41,8 @@ class VggCifar(nnx.Module):
             training images in RGB. The paper's images are normalized YUV: give them zeros and ones.
         rngs: `nnx.Rngs`; the streams `params` (weights) and `dropout`.
 
-    Taps: input (normalized), stage1..stage5 (after the pools), dense1, penultimate.
+    Taps: input (normalized), stage1..stage5 (after the pools), dense1, penultimate; all between the first and the last
+    are hidden ones.
 
     Source: szagoruyko/cifar.torch, models/vgg_bn_drop.lua; Shaham et al. 2015, sec. 5.2.
 
@@ -48,6 +50,8 @@ class VggCifar(nnx.Module):
     >>> nnx.eval_shape(lambda: VggCifar(rngs=nnx.Rngs(0))(jnp.zeros((2, 32, 32, 3)))).shape
     (2, 10)
     """
+
+    hidden_taps: ClassVar[tuple[str, ...]] = ("stage1", "stage2", "stage3", "stage4", "stage5", "dense1")
 
     def __init__(
         self,

@@ -34,7 +34,8 @@ class WideResNet(nnx.Module):
     Raises:
         ValueError: the depth is not 6n + 4 with n >= 1.
 
-    Taps: input (normalized), stem, block1/0, block1/1, ... block3/n-1, pool, penultimate.
+    Taps: input (normalized), stem, block1/0/relu (h of the first block), block1/0, block1/1/relu, block1/1, ...
+    block3/n-1, pool, penultimate; those called relu are the hidden ones.
 
     Source: Zagoruyko and Komodakis 2016; szagoruyko/wide-residual-networks, models/wide-resnet.lua. The scales of
     batch normalization start as 1, as in its PyTorch descendants, not as torch7's U(0, 1).
@@ -77,9 +78,15 @@ class WideResNet(nnx.Module):
         x = tap("stem", self.conv1(x))
         for stage in (1, 2, 3):
             for index, block in enumerate(getattr(self, f"block{stage}")):
-                x = tap(f"block{stage}/{index}", block(x))
+                x = tap(f"block{stage}/{index}", block(x, f"block{stage}/{index}", tap))
         x = tap("pool", nnx.relu(self.bn(x)).mean((1, 2)))
         return tap("penultimate", self.fc(x))
+
+    @property
+    def hidden_taps(self) -> tuple[str, ...]:
+        """What each block reads after its activation: h."""
+        depths = {stage: len(getattr(self, f"block{stage}")) for stage in (1, 2, 3)}
+        return tuple(f"block{stage}/{index}/relu" for stage, depth in depths.items() for index in range(depth))
 
 
 class _Block(nnx.Module):
@@ -91,8 +98,8 @@ class _Block(nnx.Module):
         self.conv2 = conv(outputs, outputs, 3, rngs=rngs)
         self.shortcut = None if inputs == outputs else conv(inputs, outputs, 1, stride, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        hidden = nnx.relu(self.bn1(x))
+    def __call__(self, x: jax.Array, name: str, tap: Tap) -> jax.Array:
+        hidden = tap(f"{name}/relu", nnx.relu(self.bn1(x)))
         shortcut = x if self.shortcut is None else self.shortcut(hidden)
         hidden = self.dropout(nnx.relu(self.bn2(self.conv1(hidden))))
         return self.conv2(hidden) + shortcut

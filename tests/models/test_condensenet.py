@@ -23,6 +23,7 @@ from advjax.models import (
 )
 from advjax.models.blocks import IMAGENET_MEAN, IMAGENET_STD
 from tests.models.networks_for_tests import assert_works_under_transformations, filled, loss_falls, our_logits
+from tests.reference.numpy_layers import batch_norm, relu
 
 _SIZES = {"stages": (2, 2), "growth": (8, 16), "stem_stride": 1}
 
@@ -144,12 +145,27 @@ def test_conversion_changes_the_end_alone():
     model, images = _condensed(filled(partial(CondenseNet, 10, groups=4, **_SIZES))), _images(2, 16, 16, 3)
     converted = convert(model)
     before, after = features(model, images), features(converted, images)
-    for name in before.keys() - {"penultimate"}:
+    # The convolutions of the converted network read some of what they read before.
+    assert converted.hidden_taps == model.hidden_taps
+    for name in before.keys() - {"penultimate", *model.hidden_taps}:
         np.testing.assert_allclose(after[name], before[name], rtol=1e-4, atol=1e-5)
     kernel = np.array(model.classifier.kernel[...])
     kernel[np.argsort(np.abs(kernel).sum(1))[: len(kernel) // 2]] = 0
     expected = np.array(before["pool"]) @ kernel + np.array(model.classifier.bias[...])
     np.testing.assert_allclose(after["penultimate"], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_hidden_taps_are_what_the_layers_read_after_their_activation():
+    model, images = filled(partial(CondenseNet, 10, **_SIZES)), _images(2, 16, 16, 3)
+    read = nnx.jit(features)(model, images)
+    hidden = ("denseblock_1/0/relu", "denseblock_1/1/relu", "denseblock_2/0/relu", "denseblock_2/1/relu")
+    assert model.hidden_taps == hidden
+    for name, layer, inputs in (
+        (hidden[0], model.denseblock_1[0], "stem"),
+        (hidden[2], model.denseblock_2[0], "transition_1"),
+    ):
+        expected = relu(batch_norm(np.float64(read[inputs]), layer.conv_1.norm, 1e-5))
+        np.testing.assert_allclose(read[name], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_conversion_before_the_last_stage_is_refused():

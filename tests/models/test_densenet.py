@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from flax import nnx
@@ -12,6 +13,7 @@ from advjax.models.taps import features
 from advjax.models.weights import load_weights
 from tests.models.networks_for_tests import assert_close, filled, loss_falls, our_logits
 from tests.models.torchvision_models import randomized, torchvision_logits, torchvision_models, two_images
+from tests.reference.numpy_layers import batch_norm, relu
 
 
 def _small(rngs):
@@ -49,10 +51,20 @@ def test_logits_of_a_narrow_one_equal_those_of_torchvision(published, tmp_path):
 
 
 def test_taps_are_there():
-    read = jax.eval_shape(lambda: features(filled(_small), jnp.asarray(two_images(32))))
-    assert set(read) == {"input", "stem", "denseblock1", "transition1", "denseblock2", "pool", "penultimate"}
+    model = filled(_small)
+    read = nnx.jit(features)(model, jnp.asarray(two_images(32)))
+    hidden = {f"denseblock{block}/{layer}/relu" for block in (1, 2) for layer in (0, 1)}
+    assert set(model.hidden_taps) == hidden
+    others = {"input", "stem", "denseblock1", "transition1", "denseblock2", "pool", "penultimate"}
+    assert set(read) == hidden | others
     assert read["denseblock1"].shape == (2, 8, 8, 32)
     assert read["transition1"].shape == (2, 4, 4, 16)
+    for name, layer, inputs in (
+        ("denseblock1/0/relu", model.denseblock1[0], "stem"),
+        ("denseblock2/0/relu", model.denseblock2[0], "transition1"),
+    ):
+        expected = relu(batch_norm(np.float64(read[inputs]), layer.norm1, 1e-5))
+        np.testing.assert_allclose(read[name], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_kernels_start_as_he():

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
+from jax.extend.core import Literal
 
-from advjax.models import NETWORKS, LeNet, WideResNet, abstract, count_macs, count_parameters, features
+from advjax.models import NETWORKS, LeNet, WideResNet, abstract, count_macs, count_parameters
 from advjax.models.checkpoint_names import weight_paths
 from advjax.models.registry import table
 
@@ -111,11 +112,38 @@ def test_taps_begin_with_the_input_and_end_with_the_logits(name):
     network, model = NETWORKS[name], _abstract(name)
     graphdef, state = nnx.split(model)
     images = jax.ShapeDtypeStruct((2, *network.shape), jnp.float32)
-    read = jax.eval_shape(lambda state, x: features(nnx.merge(graphdef, state, copy=True), x), state, images)
-    # A dictionary that leaves a traced function is sorted.
-    assert read["input"].shape == images.shape
-    assert read["penultimate"].ndim == 2
+    hidden, shapes = model.hidden_taps, {}
+
+    def logits(state, images, factors):
+        def tap(name, x):
+            assert name not in shapes
+            shapes[name] = x.shape
+            return x * factors[name] if name in factors else x
+
+        return nnx.merge(graphdef, state, copy=True)(images, tap)
+
+    factors = dict.fromkeys(hidden, jax.ShapeDtypeStruct((), jnp.float32))
+    jaxpr = jax.make_jaxpr(logits)(state, images, factors).jaxpr
+    read = list(shapes)
+    assert read[0] == "input"
+    assert read[-1] == "penultimate"
+    assert shapes["input"] == images.shape
+    assert len(shapes["penultimate"]) == 2
     assert len(read) >= 4
+    # Hidden space is neither end, and what comes back from its taps is what the network goes on with.
+    assert hidden == tuple(tap for tap in read if tap in hidden)
+    assert not {"input", "pool", "penultimate"} & set(hidden)
+    assert len(hidden) >= 2
+    assert all(_used(jaxpr)[-len(hidden) :])
+
+
+def _used(jaxpr):
+    """For each input of a program, whether its outputs depend on it, as far as whole equations tell."""
+    needed = set(jaxpr.outvars)
+    for equation in reversed(jaxpr.eqns):
+        if needed & set(equation.outvars):
+            needed |= {each for each in equation.invars if not isinstance(each, Literal)}
+    return [each in needed for each in jaxpr.invars]
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name.startswith(_PUBLISHED)])

@@ -21,6 +21,7 @@ from tests.models.networks_for_tests import (
     torch_logits,
 )
 from tests.models.torchvision_models import torchvision_models
+from tests.reference.numpy_layers import batch_norm, relu
 
 _PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
@@ -180,6 +181,16 @@ def test_transformations(make):
 )
 def test_loss_falls_by_nine_tenths(make):
     assert loss_falls(filled(make), (16, 16, 3), steps=150, optimizer=optax.sgd(0.05, momentum=0.9))
+
+
+def test_hidden_taps_are_what_the_blocks_read_after_their_activation():
+    model, images = filled(partial(WideResNet, 10, 1)), _images(2, 16, 16, 3)
+    read = nnx.jit(features)(model, images)
+    assert model.hidden_taps == ("block1/0/relu", "block2/0/relu", "block3/0/relu")
+    for stage, inputs in ((1, "stem"), (2, "block1/0"), (3, "block2/0")):
+        norm = getattr(model, f"block{stage}")[0].bn1
+        expected = relu(batch_norm(np.float64(read[inputs]), norm, 1e-5))
+        np.testing.assert_allclose(read[f"block{stage}/0/relu"], expected, rtol=1e-4, atol=1e-5)
 
 
 def _training_pass(model, images, key):
