@@ -12,6 +12,8 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from advjax.attacks import Attack, Stack, perturb
+from advjax.attacks.constraints import Quantize
+from advjax.attacks.part import parts
 from advjax.attacks.perturb import IMAGE_AXIS
 from advjax.classifier import Classifier, fresh_keys, from_nnx
 from advjax.data.transforms import to_float
@@ -23,7 +25,7 @@ from advjax.training.linen import LinenModel
 from advjax.training.state import TrainState, to_model
 from advjax.value import static, value
 
-__all__ = ["Batch", "Loss", "Metrics", "Step", "cross_entropy", "train_step"]
+__all__ = ["Augment", "Batch", "Loss", "Metrics", "Step", "cross_entropy", "train_step"]
 
 # Which of a pass's keys the taps draw from; random streams have the first numbers.
 _HIDDEN = np.uint32(2**32 - 1)
@@ -69,6 +71,8 @@ class Metrics(NamedTuple):
 
 # The model is `Any`: a loss may ask it for more than logits.
 Loss: TypeAlias = Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+Augment: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
+"""Keys [B] and images float32 [B, H, W, C] to images float32 [B, H', W', C'], such as `advjax.disturb.RandomFlip()`."""
 
 
 def cross_entropy(
@@ -90,6 +94,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     *,
     loss: Loss = cross_entropy,
+    augment: Augment | None = None,
     attack: Attack | None = None,
     clean_weight: float = 0.0,
     attack_mode: Literal["eval", "train"] = "eval",
@@ -117,6 +122,10 @@ def train_step(
         loss: `(model, images, labels) -> (losses [B], logits [B, K])`, the model in training mode. Its images are
             float32; what the model makes of them comes as it is: of a network in bfloat16, `loss` should widen the
             logits before it takes exponentials, as `cross_entropy` does.
+        augment: a random change of the images before all else, such as `advjax.disturb.Chain((RandomCrop(32,
+            padding=4), RandomFlip()))`; in training alone. It gets a key for each image, by the image's place in the
+            whole batch. What it makes stands for the images given from there on; an attack of so many levels rounds
+            it to them.
         attack: an attack, as for `perturb`; None trains on the images as they are.
         clean_weight: the weight of the clean images' loss in the objective, in [0, 1); that of the attacked images'
             is 1 - clean_weight.
@@ -133,8 +142,9 @@ def train_step(
 
     Raises:
         ValueError: clean_weight is not in [0, 1) or comes without an attack; attack_mode is unknown; attack is a
-            stack. From the step: a batch of other types or shapes, or of images that the network does not take;
-            attack_mode="train" with a `LinenModel`; `hidden` with a network that has no such taps.
+            stack. From the step: a batch of other types or shapes, or of images that the network does not take; an
+            augment that returns other than float32 images, one for each; attack_mode="train" with a `LinenModel`;
+            `hidden` with a network that has no such taps.
 
     >>> from advjax.attacks import steepest
     >>> from advjax.training.state import create
@@ -154,7 +164,7 @@ def train_step(
         raise ValueError(f"clean_weight={clean_weight} needs an attack, whose images have the rest, got attack=None")
     if attack_mode not in ("eval", "train"):
         raise ValueError(f'attack_mode must be "eval" or "train", got {attack_mode!r}')
-    return Step(optimizer, loss, attack, clean_weight, attack_mode, hidden, axis_name)
+    return Step(optimizer, loss, augment, attack, clean_weight, attack_mode, hidden, axis_name)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -163,6 +173,7 @@ class Step:
 
     optimizer: optax.GradientTransformation
     loss: Loss
+    augment: Augment | None
     attack: Attack | None
     clean_weight: float
     attack_mode: Literal["eval", "train"]
@@ -173,6 +184,8 @@ class Step:
         """The state after one step on `batch`, and the metrics before it."""
         _check_batch(*batch)
         clean = to_float(batch.image) if batch.image.dtype == jnp.uint8 else batch.image
+        if self.augment is not None:
+            clean = self._augmented(self.augment, clean, key)
         attack_key, adversarial_key, clean_key = jax.random.split(key, 3)
         images, rest = clean, state.rest
         if self.attack is not None:
@@ -234,6 +247,21 @@ class Step:
             classifier = from_nnx(to_model(state))
         keys = image_keys(key, images.shape[0], self._first(images.shape[0]))
         return perturb(attack, classifier, images, labels, keys).image
+
+    def _augmented(self, augment: Augment, images: jax.Array, key: jax.Array) -> jax.Array:
+        batch = images.shape[0]
+        # 3: the other keys of the step are those that `split(key, 3)` gives, `fold_in` of 0 to 2.
+        keys = image_keys(jax.random.fold_in(key, 3), batch, self._first(batch))
+        result = augment(keys, images.astype(jnp.float32))
+        if result.ndim != 4 or result.shape[0] != batch or result.dtype != jnp.float32:
+            raise ValueError(
+                f"augment must return float32 images [B, H, W, C] for B = {batch}, got {result.dtype} of shape "
+                f"{result.shape}"
+            )
+        for part in () if self.attack is None else parts(self.attack):
+            # As `perturb` would, inside a `jit`; outside it would refuse them.
+            result = part.snap(result) if isinstance(part, Quantize) else result
+        return result
 
     def _first(self, batch: int) -> ArrayLike:
         """The place of this device's first image in the whole batch, by which draws go."""
