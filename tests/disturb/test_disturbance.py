@@ -5,7 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advjax.disturb import Chain, ColorJitter, RandomCrop, RandomErasing, RandomFiveCrop, RandomFlip, RandomGrayscale
+from advjax.disturb import (
+    Chain,
+    ColorJitter,
+    MotionBlur,
+    RandomCrop,
+    RandomErasing,
+    RandomFiveCrop,
+    RandomFlip,
+    RandomGrayscale,
+    corruption,
+)
 from advjax.disturb.disturbance import _disturbed
 
 KEY = jax.random.key(0)
@@ -17,6 +27,10 @@ TABLE = {
     "grayscale": (RandomGrayscale(0.5), RandomGrayscale(0.4)),
     "jitter": (ColorJitter(0.4, 0.4, 0.4, 0.5), ColorJitter()),
     "five crops": (RandomFiveCrop(5, resized=8), RandomFiveCrop(5, resized=8)),
+    "gaussian noise": (corruption("gaussian_noise", 1), corruption("gaussian_noise", 5, "cifar")),
+    "shot noise": (corruption("shot_noise", 1), corruption("shot_noise", 5, "cifar")),
+    "impulse noise": (corruption("impulse_noise", 5), corruption("impulse_noise", 4)),
+    "motion blur": (MotionBlur(2, 3.0), MotionBlur(2, 2.0, angle=30.0)),
     "erasing": (RandomErasing(), RandomErasing(0.4, (0.1, 0.2), (0.5, 2.0), (0.5,))),
 }
 TABLE["chain"] = tuple(Chain(tuple(TABLE[name][i] for name in ("padded crop", "flip", "grayscale"))) for i in (0, 1))
