@@ -14,14 +14,17 @@ from advjax.models.counting import abstract, count_macs, count_parameters
 from advjax.models.densenet import DenseNet, densenet169
 from advjax.models.googlenet import GoogLeNet, quick_solver
 from advjax.models.inception import InceptionV3
-from advjax.models.lenet import LeNet, caffe_solver
+from advjax.models.lenet import LeNet, LeNetRelu, caffe_solver
 from advjax.models.madry import MadryNet
+from advjax.models.mobilenet import MobileNetV1, MobileNetV2
 from advjax.models.nasnet import NASNetA, nasnet_a_large, nasnet_a_mobile
 from advjax.models.random_sign import HiddenRandomSign, RandomSignLayer, hidden_random_sign
 from advjax.models.registry import NETWORKS, Network
 from advjax.models.resnet import ResNet, resnet50, resnet101, resnet152
 from advjax.models.senet import SENet, se_resnet50, senet154
 from advjax.models.shaham import ShahamNet
+from advjax.models.shufflenet import ShuffleNet
+from advjax.models.squeezenet import SqueezeNet
 from advjax.models.stochastic_depth import StochasticDepthResNet, stochastic_resnet110, stochastic_resnet152
 from advjax.models.taps import Tap, Tapped, features, untapped
 from advjax.models.vgg import Vgg16
@@ -37,11 +40,16 @@ __all__ = [
     "GoogLeNet",
     "InceptionV3",
     "LeNet",
+    "LeNetRelu",
     "MadryNet",
+    "MobileNetV1",
+    "MobileNetV2",
     "NASNetA",
     "ResNet",
     "SENet",
     "ShahamNet",
+    "ShuffleNet",
+    "SqueezeNet",
     "StochasticDepthResNet",
     "Vgg16",
     "VggCifar",

@@ -19,12 +19,15 @@ class Source(NamedTuple):
             Caffe's batch norms keep sums of means and of variances, and what they are sums of.
         less: the name of a tensor of the same shape that is subtracted afterwards: the bias of a convolution, from the
             mean of the batch norm that follows it.
+        ours: the tensor is a kernel laid out as ours are, [h, w, in, out], in a file of TensorFlow; a matrix may be a
+            convolution of 1x1.
     """
 
     key: str
     flattened: tuple[int, int, int] | None = None
     divisor: str | None = None
     less: str | None = None
+    ours: bool = False
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Caffe's LeNet for MNIST and the solver it was published with."""
+"""Caffe's LeNet for MNIST and the solver it was published with; the same with ReLU and dropout."""
 
 from typing import Any, ClassVar
 
@@ -8,10 +8,10 @@ import optax
 from flax import nnx
 
 from advjax.models.checkpoint_names import Names, Source
-from advjax.models.layers import check_images
+from advjax.models.layers import check_images, max_pool
 from advjax.models.taps import Tap, untapped
 
-__all__ = ["LeNet", "caffe_solver", "is_bias"]
+__all__ = ["LeNet", "LeNetRelu", "caffe_solver", "is_bias"]
 
 # Caffe's "xavier": U(-sqrt(3/fan_in), sqrt(3/fan_in)), by fan_in alone. One object for all networks, because
 # graph definitions compare their initializers by identity and a new definition would mean a new trace.
@@ -70,6 +70,53 @@ class LeNet(nnx.Module):
                 for leaf, end in zip(("kernel", "bias"), ends, strict=True)
             }
         ]
+
+
+class LeNetRelu(nnx.Module):
+    """LeNet with a ReLU after each convolution and dropout 0.5 before the last layer; 431,080 parameters.
+
+    (image - mean) / std -> conv 5x5x20 (valid) -> ReLU -> max pool 2/2 -> conv 5x5x50 (valid) -> ReLU -> max pool 2/2
+    -> dense 500 -> ReLU -> dropout 0.5 -> dense `num_classes`. The weights start as those of `LeNet`. It stands for the
+    LeNet "with dropout" of Di et al., who do not say more of it.
+
+    Args:
+        num_classes: number of logits.
+        mean, std: of the gray levels in [0, 1], taken from and divided out of the images; with 0 and 1 the network
+            reads them as they are. Those of MNIST's training images are 0.1307 and 0.3081.
+        rngs: `nnx.Rngs`; the streams `params` (weights) and `dropout`.
+
+    Raises:
+        ValueError: the standard deviation is not positive.
+
+    Taps: input (standardized), pool1, pool2, dense1, penultimate; the hidden ones are pool1, pool2 and dense1.
+
+    Source: Di, Yu and Tian 2018, Table 4; the layers of BVLC/caffe, examples/mnist.
+
+    >>> LeNetRelu(mean=0.1307, std=0.3081, rngs=nnx.Rngs(0))(jnp.zeros((2, 28, 28, 1))).shape
+    (2, 10)
+    """
+
+    hidden_taps: ClassVar[tuple[str, ...]] = ("pool1", "pool2", "dense1")
+
+    def __init__(self, num_classes: int = 10, *, mean: float = 0.0, std: float = 1.0, rngs: nnx.Rngs) -> None:
+        if not std > 0:
+            raise ValueError(f"std must be positive, got {std}")
+        self.mean, self.std = float(mean), float(std)
+        init: dict[str, Any] = {"kernel_init": _XAVIER, "bias_init": _ZEROS, "rngs": rngs}
+        self.conv1 = nnx.Conv(1, 20, (5, 5), padding="VALID", **init)
+        self.conv2 = nnx.Conv(20, 50, (5, 5), padding="VALID", **init)
+        self.dense1 = nnx.Linear(4 * 4 * 50, 500, **init)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.dense2 = nnx.Linear(500, num_classes, **init)
+
+    def __call__(self, images: jax.Array, tap: Tap = untapped) -> jax.Array:
+        """Logits float32 [B, num_classes] of images float32 [B, 28, 28, 1] in [0, 1]."""
+        check_images(images, 28, 28, 1)
+        x = tap("input", (images - self.mean) / self.std)
+        x = tap("pool1", max_pool(nnx.relu(self.conv1(x)), 2, 2))
+        x = tap("pool2", max_pool(nnx.relu(self.conv2(x)), 2, 2))
+        x = tap("dense1", nnx.relu(self.dense1(x.reshape(x.shape[0], -1))))
+        return tap("penultimate", self.dense2(self.dropout(x)))
 
 
 def caffe_solver(

@@ -14,12 +14,15 @@ from advjax.models.counting import abstract, count_macs, count_parameters
 from advjax.models.densenet import densenet169
 from advjax.models.googlenet import GoogLeNet
 from advjax.models.inception import InceptionV3
-from advjax.models.lenet import LeNet
+from advjax.models.lenet import LeNet, LeNetRelu
 from advjax.models.madry import MadryNet
+from advjax.models.mobilenet import MobileNetV1, MobileNetV2
 from advjax.models.nasnet import nasnet_a_large, nasnet_a_mobile
 from advjax.models.resnet import resnet50, resnet101, resnet152
 from advjax.models.senet import se_resnet50, senet154
 from advjax.models.shaham import ShahamNet
+from advjax.models.shufflenet import ShuffleNet
+from advjax.models.squeezenet import SqueezeNet
 from advjax.models.stochastic_depth import stochastic_resnet110, stochastic_resnet152
 from advjax.models.vgg import Vgg16
 from advjax.models.vgg_cifar import VggCifar
@@ -39,6 +42,7 @@ class Network:
         published_parameters: in the words of the paper or the authors' code; empty if neither says.
         published_macs: likewise.
         squash: photographs are brought to a square before the crop, whatever their shape, as BVLC's were in training.
+        resize: the shorter side, or that square, before the crop; 8/7 of the crop's shorter side if None.
     """
 
     make: Callable[..., nnx.Module]
@@ -47,18 +51,21 @@ class Network:
     published_parameters: str = ""
     published_macs: str = ""
     squash: bool = False
+    resize: int | None = None
 
     @property
     def crop(self) -> CenterCrop | None:
-        """How a photograph becomes an input: its middle, 87.5 % of the shorter side; None for networks of small images.
+        """How a photograph becomes an input: its middle, 87.5 % of the shorter side unless `resize` says otherwise.
+
+        None for networks of images below 128x128.
 
         >>> NETWORKS["resnet50"].crop
         CenterCrop(crop=(224, 224), resize=256)
         """
         height, width, _ = self.shape
-        if min(height, width) < 224:
+        if min(height, width) < 128:
             return None
-        resize = round(min(height, width) / 0.875)
+        resize = self.resize or round(min(height, width) / 0.875)
         return CenterCrop((height, width), (resize, resize) if self.squash else resize)
 
 
@@ -67,6 +74,7 @@ _DIGIT, _CIFAR, _IMAGENET = (28, 28, 1), (32, 32, 3), (224, 224, 3)
 NETWORKS: Mapping[str, Network] = MappingProxyType(
     {
         "lenet": Network(LeNet, _DIGIT, "Caffe's MNIST example; Rozsa et al. 2016", "431,080"),
+        "lenet-relu": Network(LeNetRelu, _DIGIT, "Di et al. 2018"),
         "shaham": Network(ShahamNet, (32, 32, 1), "Shaham et al. 2015"),
         "madry": Network(MadryNet, _DIGIT, "Madry et al. 2018; Rothberg et al. 2019"),
         "capsnet": Network(CapsNet, _DIGIT, "Sabour et al. 2017", "8.2M"),
@@ -106,6 +114,21 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
         "condensenet-8-training": Network(partial(CondenseNet, groups=8), _IMAGENET, "Huang et al. 2018"),
         "nasnet-a-large": Network(nasnet_a_large, (331, 331, 3), "Zoph et al. 2018", "88.9M", "23.8G"),
         "nasnet-a-mobile": Network(nasnet_a_mobile, _IMAGENET, "Zoph et al. 2018", "5.3M", "564M"),
+        "mobilenet": Network(MobileNetV1, _IMAGENET, "Howard et al. 2017", "4.2M", "569M"),
+        "mobilenet-tflite": Network(partial(MobileNetV1, tflite=True), _IMAGENET, "Howard et al. 2017", "4.2M", "569M"),
+        "mobilenet-0.25-128": Network(partial(MobileNetV1, width=0.25), (128, 128, 3), "Howard et al. 2017", "0.47M"),
+        "mobilenet-0.25-128-tflite": Network(
+            partial(MobileNetV1, width=0.25, tflite=True), (128, 128, 3), "Howard et al. 2017", "0.47M"
+        ),
+        "mobilenet-v2": Network(MobileNetV2, _IMAGENET, "Sandler et al. 2018", "3,504,872", "300M"),
+        "mobilenet-v2-tflite": Network(
+            partial(MobileNetV2, tflite=True), _IMAGENET, "Sandler et al. 2018", "3,489,097", "300M"
+        ),
+        "shufflenet-2x": Network(ShuffleNet, _IMAGENET, "Zhang et al. 2018", "5.4M", "524M"),
+        "squeezenet": Network(SqueezeNet, _IMAGENET, "Iandola et al. 2016", "1,248,424"),
+        "squeezenet-caffe": Network(
+            partial(SqueezeNet, caffe=True), (227, 227, 3), "Iandola et al. 2016", "1,248,424", squash=True, resize=256
+        ),
         "senet154": Network(senet154, (320, 320, 3), "Hu et al. 2018", "145.8M (the released net: 115.1M)", "42.3G"),
         "senet154-caffe": Network(
             partial(senet154, caffe=True),
@@ -119,7 +142,12 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
     }
 )
 """Every network of the library by name. CondenseNet's published sizes are those after `convert`, and its published
-multiply-adds include ReLU and pools."""
+multiply-adds include ReLU and pools.
+
+NASNet-B (N = 4; 488M and 5.3M in Table 3 of Di et al.) and NASNet-C (N = 3; 558M and 4.9M) are not here. Zoph et al.
+draw their cells in the appendix and give the channels before the dense layer; the authors' code (tensorflow/models,
+slim) builds NASNet-A alone, and what the drawings leave open (the stem, what a cell reads after a reduction, which sums
+are joined) would have to be chosen until the counts fit the numbers that they are to be held against."""
 
 
 def table(networks: Mapping[str, Network] = NETWORKS) -> str:

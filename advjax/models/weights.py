@@ -46,9 +46,11 @@ def load_weights(model: M, path: str | Path, *, entry: str | None = None, drop: 
     - `.safetensors` and `.pth`, `.pt`, `.bin`, `.ckpt`, `.th`, `.pth.tar`: state_dicts of torchvision and timm, also
       inside the dictionary of a training program (`{"state_dict": ..., "optimizer": ...}`, `{"model": ...}`), and with
       what wrappers put into their names: "module.", "_orig_mod." and any beginning of all names, as "model.";
-    - `.npz`: the same names and layouts as NumPy arrays, also Caffe's LeNet by the names of its layers;
+    - `.npz`: the same names and layouts as NumPy arrays, also Caffe's LeNet and SqueezeNet by the names of their
+      layers, and into MobileNets made with `tflite=True` the layers of Google's TensorFlow Lite files;
     - `.caffemodel`, of both formats: BVLC's LeNet and GoogLeNet, and into networks made with `caffe=True` VGG-16,
-      ResNet-50, -101 and -152, DenseNet-169, SE-ResNet-50 and SENet-154 as their authors published them.
+      SqueezeNet 1.0, ResNet-50, -101 and -152, DenseNet-169, SE-ResNet-50 and SENet-154 as their authors published
+      them.
 
     PyTorch is not needed, and nothing in a file is executed. Kernels turn from [out, in, h, w] to [h, w, in, out],
     matrices from [out, in] to [in, out]; float8, float16, bfloat16 and float64 become the network's float32. Caffe's
@@ -152,8 +154,8 @@ def _no_spelling(model: Published, path: Path) -> str:
     name, kinds = type(model).__name__, {"torch": ".safetensors, .npz or .pth", "caffe": ".caffemodel"}
     read = [suffixes for kind, suffixes in kinds.items() if model.checkpoint_names(kind)]
     only = f", only {' and '.join(read)}" if read else ""
-    caffe = getattr(model, "caffe", None)
-    hint = "" if caffe is None else f"; with caffe={not caffe} it does"
+    options = {name: getattr(model, name) for name in ("caffe", "tflite") if hasattr(model, name)}
+    hint = "".join(f"; with {name}={not value} it does" for name, value in options.items())
     return f"{name} with these options reads no {path.suffix} files{only}{hint}"
 
 
@@ -242,6 +244,8 @@ def _as_ours(tensors: Tensors, name: str, shape: tuple[int, ...], source: Source
         tensor = tensor - tensors[source.less]
     if name.rsplit("/", 1)[-1] != "kernel":
         return tensor if tensor.shape == shape else None
+    if source.ours:
+        return tensor.reshape(shape) if tensor.shape in (shape, (1, 1, *shape)) else None
     if len(shape) == 4:
         return tensor.transpose(2, 3, 1, 0) if tensor.shape == (shape[3], shape[2], *shape[:2]) else None
     # A matrix, or the same numbers as a convolution over the whole of the features that it reads.

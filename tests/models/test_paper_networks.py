@@ -7,8 +7,19 @@ from functools import partial
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from advjax.models import CapsNet, CondenseNet, MadryNet, SENet, ShahamNet, StochasticDepthResNet, VggCifar, WideResNet
+from advjax.models import (
+    CapsNet,
+    CondenseNet,
+    LeNetRelu,
+    MadryNet,
+    SENet,
+    ShahamNet,
+    StochasticDepthResNet,
+    VggCifar,
+    WideResNet,
+)
 from advjax.models.googlenet import GoogLeNet
 from advjax.models.inception import InceptionV3
 from advjax.models.resnet import ResNet
@@ -40,6 +51,32 @@ def test_madry():
     x = max_pool(relu(conv(x, model.conv2, padding=2)), 2, 2)
     expected = dense(relu(dense(x.reshape(2, -1), model.dense1)), model.dense2)
     assert_close(our_logits(model, images), expected)
+
+
+def test_lenet_with_relu_and_dropout():
+    model, images = filled(partial(LeNetRelu, mean=0.1307, std=0.3081)), images_of(2, 28, 28, 1)
+    x = max_pool(relu(conv((np.float64(images) - 0.1307) / 0.3081, model.conv1)), 2, 2)
+    x = max_pool(relu(conv(x, model.conv2)), 2, 2)
+    hidden = relu(dense(x.reshape(2, -1), model.dense1))
+    assert_close(our_logits(model, images), dense(hidden, model.dense2))
+
+
+def test_dropout_of_lenet_acts_in_training_alone():
+    model, images = filled(LeNetRelu), jnp.asarray(images_of(4, 28, 28, 1))
+    model.dense2.kernel[...], model.dense2.bias[...] = jnp.ones((500, 10)), jnp.zeros(10)
+    ones = nnx.jit(lambda model: model(images, lambda name, x: jnp.ones_like(x) if name == "dense1" else x)[:, 0])
+    assert np.all(ones(model) == 500)
+    model.train()
+    # Each of 500 ones doubles or goes; the draws differ between images and between passes.
+    drawn = np.concatenate([ones(model), ones(model)])
+    assert np.all(np.abs(drawn - 500) < 150)
+    assert not np.any(drawn % 2)
+    assert len(set(drawn.tolist())) > 4
+
+
+def test_lenet_needs_a_positive_deviation():
+    with pytest.raises(ValueError, match="std must be positive, got 0"):
+        LeNetRelu(std=0.0, rngs=nnx.Rngs(0))
 
 
 def test_vgg_of_cifar_torch():

@@ -17,6 +17,7 @@ from advjax.models.registry import table
 # Parameters and multiply-adds (millions) computed layer by layer from the originals' definitions, apart from this code.
 _SIZES = {
     "lenet": (431_080, 2.293),
+    "lenet-relu": (431_080, 2.293),
     "shaham": (105_506, 1.9604),
     "madry": (3_274_634, 13.9),
     "capsnet": (8_215_568, 202),
@@ -48,19 +49,37 @@ _SIZES = {
     "condensenet-8-training": (11_103_608, 1_138),
     "nasnet-a-large": (88_753_150, 23_783),
     "nasnet-a-mobile": (5_289_978, 563.6),
+    "mobilenet": (4_231_976, 568.7),
+    "mobilenet-tflite": (4_222_057, 568.7),
+    "mobilenet-0.25-128": (470_072, 13.57),
+    "mobilenet-0.25-128-tflite": (467_593, 13.57),
+    "mobilenet-v2": (3_504_872, 300.8),
+    "mobilenet-v2-tflite": (3_489_097, 300.8),
+    "shufflenet-2x": (5_450_776, 524.0),
+    "squeezenet": (1_248_424, 818.9),
+    "squeezenet-caffe": (1_248_424, 861.3),
     "senet154": (115_088_984, 42_212),
     "senet154-caffe": (115_088_984, 42_212),
     "se-resnet50": (28_088_024, 3_860),
     "se-resnet50-caffe": (28_088_024, 3_860),
 }
 # The families that checkpoints are published for.
-_PUBLISHED = ("lenet", "vgg16", "googlenet", "resnet", "densenet", "inception", "nasnet", "senet", "se-resnet")
+_PUBLISHED = ("vgg16", "googlenet", "resnet", "densenet", "inception", "nasnet", "senet", "se-resnet", "squeezenet")
+_OTHERS_PUBLISHED = ("lenet", "mobilenet-tflite", "mobilenet-0.25-128-tflite", "mobilenet-v2", "mobilenet-v2-tflite")
 _SCALE = {"G": 1e9, "M": 1e6}
 # Of the size of their twins: they differ in what they read.
-_TWINS = ("vgg16-caffe", "resnet101-caffe", "densenet169-caffe", "senet154-caffe", "se-resnet50-caffe")
+_TWINS = (
+    "vgg16-caffe",
+    "resnet101-caffe",
+    "densenet169-caffe",
+    "senet154-caffe",
+    "se-resnet50-caffe",
+    "mobilenet-0.25-128-tflite",
+)
 # Others are made of the same code.
 _ONE_OF_EACH = (
     "lenet",
+    "lenet-relu",
     "shaham",
     "madry",
     "capsnet",
@@ -75,6 +94,10 @@ _ONE_OF_EACH = (
     "condensenet-4",
     "condensenet-4-training",
     "nasnet-a-mobile",
+    "mobilenet-tflite",
+    "mobilenet-v2",
+    "shufflenet-2x",
+    "squeezenet",
     "se-resnet50",
 )
 
@@ -146,7 +169,7 @@ def _used(jaxpr):
     return [each in needed for each in jaxpr.invars]
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name.startswith(_PUBLISHED)])
+@pytest.mark.parametrize("name", [*_OTHERS_PUBLISHED, *(name for name in NETWORKS if name.startswith(_PUBLISHED))])
 def test_every_weight_has_a_tensor_of_its_own_in_checkpoints(name):
     model = _abstract(name)
     spellings = [names for kind in ("torch", "caffe") for names in model.checkpoint_names(kind)]
