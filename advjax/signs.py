@@ -23,9 +23,9 @@ def random_sign_of(
         g(x) = x + eps x l(x),     l(x) = sgn(x) with probability p, -sgn(x) otherwise,
 
     that is x + eps |x| r with r = 1 with probability p, -1 otherwise, and 0 stays 0. With one draw for each element and
-    p = 1/2 the sign of x plays no part, and g(x) = x (1 + eps r) is multiplicative noise. With one draw for an image
-    (or a batch), features that are not negative are only rescaled by 1 +- eps; a normalization over the batch behind
-    takes a rescaling of the whole batch away again.
+    p = 1/2 the sign of x plays no part: r sgn(x) is a fair coin too, and g(x) = x (1 +- eps) is computed with that one.
+    With one draw for an image (or a batch), features that are not negative are only rescaled by 1 +- eps; a
+    normalization over the batch behind takes a rescaling of the whole batch away again.
 
     The calculus, where the paper's print is wrong in places. With l held fixed, for x != 0:
 
@@ -33,8 +33,8 @@ def random_sign_of(
         d2 f(g(x))/dx2 = f''(g(x)) (1 + eps r sgn(x))^2,  and (1 + eps r sgn x)^2 = 1 + 2 eps r sgn(x) + eps^2.
 
     The paper has 1 + eps^2 for that square, which is its *expectation* for p = 1/2, not its value; and where it has
-    eps delta(x) for the second derivative of x + eps x sgn(x) = x + eps |x|, that is 2 eps delta(x). `jax.grad` takes
-    sgn(0) = 0.
+    eps delta(x) for the second derivative of x + eps x sgn(x) = x + eps |x|, that is 2 eps delta(x). At 0 the
+    derivative here is that of one side or the other.
 
     Args:
         keys: a key for each image [B], as `advjax.keys.image_keys` makes them; for `per="batch"` one key.
@@ -57,8 +57,11 @@ def random_sign_of(
     else:
         shape = x.shape[1:] if per == "element" else (1,) * (x.ndim - 1)
         up = jax.vmap(lambda key: _bernoulli(key, p, shape))(keys)
-    size = jnp.asarray(epsilon).astype(x.dtype) * jnp.abs(x)
-    return x + jnp.where(up, size, -size)
+    share = jnp.asarray(epsilon).astype(x.dtype)
+    if p != 0.5 or per != "element":  # else the sign of x changes nothing, and reading it costs time
+        up = jnp.where(x > 0, up, ~up)
+    factor = jnp.where(up, 1 + share, 1 - share)
+    return x * factor
 
 
 def check_random_sign(p: float, per: str) -> None:
@@ -70,10 +73,15 @@ def check_random_sign(p: float, per: str) -> None:
 
 
 def _bernoulli(key: jax.Array, p: float, shape: tuple[int, ...]) -> jax.Array:
-    """Truths of probability p; even ones take a bit each, of which a random word has 32."""
-    if p != 0.5:
+    """Truths of probability p; even ones take a bit each, of which a random word has 32.
+
+    The bits of a word lie along an axis that one word holds, the longest. Along a longer one words would be merged, and
+    XLA's CPU backend divides the index of merged axes for each element, in every fusion that reads them.
+    """
+    lengths = [size if size <= _WORD else 1 for size in shape]
+    if p != 0.5 or max(lengths, default=1) == 1:
         return jax.random.bernoulli(key, p, shape)
-    count = math.prod(shape)
-    words = jax.random.bits(key, (-(-count // _WORD), 1), jnp.uint32)
-    bits = (words >> jnp.arange(_WORD, dtype=jnp.uint32)[None]) & jnp.uint32(1)
-    return (bits != 0).reshape(-1)[:count].reshape(shape)
+    axis = len(shape) - 1 - lengths[::-1].index(max(lengths))
+    words = jax.random.bits(key, (*shape[:axis], 1, *shape[axis + 1 :]), jnp.uint32)
+    place = jax.lax.broadcasted_iota(jnp.uint32, [size if i == axis else 1 for i, size in enumerate(shape)], axis)
+    return (words >> place) & jnp.uint32(1) != 0

@@ -87,6 +87,7 @@ def _listed(studies: Mapping[str, Study[Any, Any]]) -> str:
     lines = []
     for study in studies.values():
         lines.append(f"{study.name}: {study.title}")
+        lines += [f"  {line}" for line in study.listed()]
         for preset in study.presets:
             lines.append(f"  --preset {preset}: {study.times[preset]}")
             committed = study.results / preset / "config.json"

@@ -95,6 +95,7 @@ class Study(NamedTuple, Generic[C, D]):
         rows: `(config, data, read)`: every number of the run.
         page: `(config, data, read)`: what the report says.
         figures: `(config, data, read)`: figures by file name.
+        listed: lines on what it can run, for `--list`.
     """
 
     name: str
@@ -107,6 +108,7 @@ class Study(NamedTuple, Generic[C, D]):
     rows: Callable[[C, D, Read], list[Row]]
     page: Callable[[C, D, Read], Page]
     figures: Callable[[C, D, Read], dict[str, "Figure"]]
+    listed: Callable[[], list[str]] = list
 
     @property
     def times(self) -> dict[str, str]:

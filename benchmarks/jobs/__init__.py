@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from benchmarks.harness import Job
-from benchmarks.jobs import attacks, evaluation, minimal, photographs, programs, scores, training
+from benchmarks.jobs import attacks, evaluation, minimal, photographs, programs, scores, signs, training
 
 __all__ = ["JOBS"]
 
@@ -14,6 +14,7 @@ JOBS: Mapping[str, Job] = MappingProxyType(
         **minimal.JOBS,
         **evaluation.JOBS,
         **training.JOBS,
+        **signs.JOBS,
         **scores.JOBS,
         **programs.JOBS,
         **photographs.JOBS,
