@@ -1,6 +1,5 @@
 """Random-sign perturbation: `x + eps x l(x)`, whose signs l are drawn and not computed from a gradient."""
 
-import math
 from typing import Literal, TypeAlias, get_args
 
 import jax
