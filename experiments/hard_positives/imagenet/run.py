@@ -63,7 +63,11 @@ class Config(Settings):
     validation: str = setting("", "others of the same classes to judge by; empty: random crops of the attacked.")
     model: str = setting("googlenet", "resnet-small, or of `python -m advjax.models`.", among=_NETWORKS)
     weights: str = setting("", "a published checkpoint of it, stored as its SHA-256; empty: random weights.")
-    classes: int = setting(0, "so many classes of the images, drawn by the seed; 0: all.", least=0)
+    classes: int = setting(
+        0,
+        "so many classes, drawn by the seed (with weights the goldfish is one); 0: all.",
+        least=0,
+    )
     images_per_class: int = setting(15, "rightly classified images of a class that are attacked, at most.")
     ranks: int = setting(20, "HC-1 to HC-ranks.")
     compared: int = setting(1_000, "so many of these (up to whole batches) are attacked by FGS and FGV too.")
@@ -76,7 +80,7 @@ class Config(Settings):
     )
     base_batch: int = setting(16, "images a step of it.")
     base_rate: float = setting(1e-3, "learning rate of it (Adam).")
-    finetune_steps: int = setting(500_000, "steps of fine-tuning, a fresh solver.")
+    finetune_steps: int = setting(500_000, "steps of fine-tuning, a fresh solver; 0: none.", least=0)
     batch_size: int = setting(80, "images a step of fine-tuning.")
     learning_rate: float = setting(0.01, "of fine-tuning.")
     momentum: float = setting(0.9, "of fine-tuning.")
@@ -90,6 +94,11 @@ class Config(Settings):
         super().__post_init__()
         if self.threshold >= 1:
             raise ValueError(f"threshold must be in [0, 1), got {self.threshold}")
+
+    @property
+    def compared_networks(self) -> tuple[str, ...]:
+        """The network before and after fine-tuning, whose errors are compared; none without fine-tuning."""
+        return ("base", "tuned") if self.finetune_steps else ()
 
     @property
     def own_labels(self) -> bool:
@@ -109,6 +118,9 @@ PRESETS = presets(
             model=resnet-small classes=24 base_steps=100 finetune_steps=60 batch_size=16 learning_rate=0.001
             attack_batch=8 block=20
         """,
+        # Fig. 3 with networks that know their classes: a published one, 250 classes, nothing trained.
+        "mobilenet": "model=mobilenet-tflite classes=250 images_per_class=1 finetune_steps=0 attack_batch=4",
+        "squeezenet": "model=squeezenet-caffe classes=400 images_per_class=1 finetune_steps=0 attack_batch=4",
         "paper": "",
     },
 )
@@ -142,7 +154,8 @@ def load(config: Config, data_dir: Folder | None) -> Loaded[Config, Photographs]
     if config.classes:
         drawn = images.draw_classes(config.classes, config.seed)
         if config.weights:  # the classes keep the numbers by which the published network knows them
-            images, validation = _of_labels(images, drawn.numbers), validation and _of_labels(validation, drawn.numbers)
+            numbers = _with_goldfish(images, drawn.numbers)
+            images, validation = _of_labels(images, numbers), validation and _of_labels(validation, numbers)
         else:
             images, validation = drawn, validation and validation.of_classes(list(drawn.classes))
     if len(images.classes) <= config.ranks:
@@ -163,6 +176,12 @@ def _open(name: str, split: str, published: bool, data_dir: Folder | None) -> Im
             f"their numbers, got {len(images.classes)} classes"
         )
     return images
+
+
+def _with_goldfish(images: ImageSet, numbers: tuple[int, ...]) -> tuple[int, ...]:
+    """As many classes, the goldfish of Fig. 3 among them if there is one."""
+    fish = (number for number, name in enumerate(images.classes) if name in _GOLDFISH)
+    return tuple(dict.fromkeys((*fish, *numbers)))[: len(numbers)]
 
 
 def _of_labels(images: ImageSet, labels: tuple[int, ...]) -> ImageSet:
@@ -217,17 +236,18 @@ def stages(config: Config, data: Photographs, store: Store) -> Iterator[Stage]:
         stream = Stream(pool, config.batch_size, seed=config.seed)
         return train(trainer, restored_model(make(), read("base")), stream, *told, every=every)
 
-    yield Stage("tuned", tune)
-    for name in ("base", "tuned"):
+    if config.finetune_steps:
+        yield Stage("tuned", tune)
+    for name in config.compared_networks:
         network = classifier_of(make(), read(name))
         sets = partial(asked, images, data.validation, crop, chosen, kept, config.crops, config.seed)
         yield Stage(f"judged/{name}", partial(judge, network, sets))
 
 
 def classifiers(config: Config, data: Photographs, read: Read) -> dict[str, Classifier]:
-    """The network before and after fine-tuning."""
+    """The network before fine-tuning, and after it."""
     make = partial(make_network, config.model, len(data.images.classes), bool(config.weights), config.seed)
-    return {name: classifier_of(make(), read(name)) for name in ("base", "tuned")}
+    return {name: classifier_of(make(), read(name)) for name in ("base", *config.compared_networks[1:])}
 
 
 def make_network(model: str, classes: int, published: bool, seed: int) -> nnx.Module:

@@ -1,9 +1,11 @@
 """Hot/cold hard positives of photographs for an ImageNet network, and fine-tuning on them (section 5.3 and Fig. 3).
 
-    python -m experiments hard_positives.imagenet --preset quick   # a small network, trained briefly: minutes
-    python -m experiments hard_positives.imagenet --preset paper   # GoogLeNet on ImageNet's training set: one GPU
+    python -m experiments hard_positives.imagenet --preset quick        # a small network, trained briefly: minutes
+    python -m experiments hard_positives.imagenet --preset mobilenet    # Google's MobileNet, Fig. 3 alone: half an hour
+    python -m experiments hard_positives.imagenet --preset squeezenet   # a SqueezeNet, Fig. 3 alone: half an hour
+    python -m experiments hard_positives.imagenet --preset paper        # GoogLeNet on ImageNet's training set: one GPU
 
-Both need `--set images=FOLDER` (or imagenet2012), `paper` the published weights too (`weights=FILE`). Expected of
+All need `--set images=FOLDER` (or imagenet2012), and all but `quick` the published weights too (`weights=FILE`). Expected of
 `paper`: errors of 30.552 % (top-1) and 10.604 % (top-5) on ImageNet's validation set after fine-tuning. Not measured;
 `quick` shows that every step works (README.md).
 """
@@ -88,7 +90,7 @@ def rows(config: Config, data: Photographs, read: Read) -> list[Row]:
         for metric, value in own.items():
             images = int(own["count"]) if metric in ("success", "similar") else 0
             lines.append(Row(NAME, data.images.name, "base", 0, name, None, metric, images, float(value)))
-    for network in ("base", "tuned"):
+    for network in config.compared_networks:
         for name, above in read(f"judged/{network}").items():
             for metric, wrong in (("error", above >= 1), ("top-5 error", above >= 5)):
                 if len(above):
@@ -102,13 +104,7 @@ def page(config: Config, data: Photographs, read: Read) -> Page:
     chosen, table = read("chosen"), by_type(config, read)
     kept = int(sum(own["kept"] for name, own in table.items() if name not in COMPARED))
     example, where = name_of(config, data, int(chosen["label"][0])), provenance(config)
-    both = [read(f"judged/{network}") for network in ("base", "tuned")]
-    errors = {
-        name: [percent(own[name] >= top, 3) for own in both for top in (1, 5)]
-        for name in _SETS
-        if len(both[0].get(name, ()))
-    }
-    header = ("images", "count", "base: top-1 error %", "top-5 %", "fine-tuned: top-1 error %", "top-5 %")
+    possible, tuned = len(chosen["row"]) * config.ranks, errors_of(config, read)
     trained_on = len(chosen["row"]) if config.own_labels else len(data.images)
     warning = "The run shows that every step works; none of its figures says anything about the paper's."
     return Page(
@@ -128,30 +124,49 @@ def page(config: Config, data: Photographs, read: Read) -> Page:
             "cold value": "-h_y (eq. 7)" if config.cold == "paper" else "-|h_y|, since h_y may be negative",
             "kept": f"PASS > {config.threshold:g}: {kept:,}",
             "SSIM inside PASS": "windows inside the image (valid)",
-            "trained on": f"those and {trained_on:,} center crops",
-            "fine-tuning": f"{config.finetune_steps:,} steps of {config.batch_size}",
-            "solver": f"its quick_solver, rate {config.learning_rate:g}",
+            "trained on": f"those and {trained_on:,} center crops" if tuned else "nothing",
+            "fine-tuning": f"{config.finetune_steps:,} steps of {config.batch_size}"
+            if config.finetune_steps
+            else "none",
+            "solver": f"its quick_solver, rate {config.learning_rate:g}" if config.finetune_steps else "none",
         },
         claims=[],
         findings=[
-            f"{_SETS[name]}: top-1 error {own[0]} % -> {own[2]} % "
-            f"({better_or_worse(*(Share.of(each[name] >= 1) for each in both), error=True)}), top-5 {own[1]} % -> "
-            f"{own[3]} %."
-            for name, own in errors.items()
+            f"{kept:,} of {possible:,} hot/cold images ({100 * kept / possible:.1f} %) fool the network with {PASS} > "
+            f"{config.threshold:g}; the paper keeps about 250,000 of 300,000 (83 %).",
+            *(
+                f"{_SETS[name]}: top-1 error {own[0]} % -> {own[2]} % ({verdict}), top-5 {own[1]} % -> {own[3]} %."
+                for name, (_, own, verdict) in tuned.items()
+            ),
         ],
         summary=[
             f"{config.model}, {where}: {kept:,} hard positives of {len(chosen['row']):,} photographs",
-            *(f"{_SETS[name]}: top-1 error {own[0]} % -> {own[2]} %" for name, own in errors.items()),
+            *(f"{_SETS[name]}: top-1 error {own[0]} % -> {own[2]} %" for name, (_, own, _) in tuned.items()),
         ],
         sections={
             f"What each type yields: {where}": f"{_type_table(table)}\n\nMeans are over successes; {kept:,} HC images "
             "are kept.",
-            "Fine-tuning on photographs and hard positives, mixed": markdown(
-                header, [(_SETS[name], f"{len(both[0][name]):,}", *own) for name, own in errors.items()]
-            )
-            + "\n\nThe paper, BVLC-GoogLeNet on ImageNet's validation set after fine-tuning: 30.552 % (top-1), "
-            "10.604 % (top-5).",
+            **({"Fine-tuning on photographs and hard positives, mixed": _tuning_table(tuned)} if tuned else {}),
         },
+    )
+
+
+def errors_of(config: Config, read: Read) -> dict[str, tuple[int, list[str], str]]:
+    """By set: how many images, top-1 and top-5 errors before and after fine-tuning, and whether top-1 got better."""
+    both = [read(f"judged/{network}") for network in config.compared_networks]
+    found = {}
+    for name in _SETS if both else ():
+        if len(both[0].get(name, ())):
+            errors = [percent(own[name] >= top, 3) for own in both for top in (1, 5)]
+            verdict = better_or_worse(*(Share.of(each[name] >= 1) for each in both), error=True)
+            found[name] = len(both[0][name]), errors, verdict
+    return found
+
+
+def _tuning_table(tuned: dict[str, tuple[int, list[str], str]]) -> str:
+    header = ("images", "count", "base: top-1 error %", "top-5 %", "fine-tuned: top-1 error %", "top-5 %")
+    return markdown(header, [(_SETS[name], f"{count:,}", *own) for name, (count, own, _) in tuned.items()]) + (
+        "\n\nThe paper, BVLC-GoogLeNet on ImageNet's validation set after fine-tuning: 30.552 % (top-1), 10.604 % (top-5)."
     )
 
 
