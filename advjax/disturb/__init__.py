@@ -5,7 +5,7 @@ from advjax.disturb.chain import Chain
 from advjax.disturb.corruptions import CORRUPTIONS, Scale, corruption
 from advjax.disturb.crops import RandomCrop, RandomFiveCrop
 from advjax.disturb.disturbance import Disturbance
-from advjax.disturb.erasing import Box, RandomErasing
+from advjax.disturb.erasing import ErasingDraw, RandomErasing
 from advjax.disturb.flip import RandomFlip
 from advjax.disturb.gray import RandomGrayscale
 from advjax.disturb.jitter import ColorDraw, ColorJitter
@@ -24,7 +24,7 @@ __all__ = [
     "ColorDraw",
     "RandomFiveCrop",
     "RandomErasing",
-    "Box",
+    "ErasingDraw",
     "corruption",
     "CORRUPTIONS",
     "Scale",

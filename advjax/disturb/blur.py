@@ -37,10 +37,6 @@ class DefocusBlur(Disturbance):
             if not isinstance(size, int | float) or isinstance(size, bool) or not 0 < size < np.inf:
                 raise ValueError(f"{name} must be a number above 0, got {size!r}")
 
-    def draw(self, key: jax.Array, image: jax.Array) -> tuple[()]:
-        """Nothing."""
-        return ()
-
     def apply(self, image: jax.Array, draw: tuple[()]) -> jax.Array:
         """The blurred image [H, W, C]."""
         kernel = jnp.asarray(disk(self.radius, self.softening))

@@ -26,9 +26,9 @@ class Disturbance(ABC):
     [2.0, 1.0, 0.0]
     """
 
-    @abstractmethod
     def draw(self, key: jax.Array, image: jax.Array) -> Any:
-        """What chance decides for one image [H, W, C]: a pytree of arrays."""
+        """What chance decides for one image [H, W, C]: a pytree of arrays; nothing, unless it is overridden."""
+        return ()
 
     @abstractmethod
     def apply(self, image: jax.Array, draw: Any) -> jax.Array:

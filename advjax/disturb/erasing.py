@@ -12,12 +12,12 @@ from advjax.disturb.disturbance import Disturbance
 from advjax.disturb.settings import check_probability
 from advjax.value import number, value
 
-__all__ = ["Box", "RandomErasing"]
+__all__ = ["ErasingDraw", "RandomErasing"]
 
 _ATTEMPTS = 100
 
 
-class Box(NamedTuple):
+class ErasingDraw(NamedTuple):
     """First row and column, height and width, int32; a height of 0 is no box."""
 
     top: jax.Array
@@ -45,10 +45,10 @@ class RandomErasing(Disturbance):
             units of the images. The authors' code fills after it has standardized: for what it does with (0.4914,
             0.4822, 0.4465) there, give mean + deviation * that here.
 
-    Its draw is a `Box`. Source: Zhong et al. 2017, algorithm 1, and their code, whose r is uniform (torchvision's
-    logarithm is).
+    Its draw is an `ErasingDraw`. Source: Zhong et al. 2017, algorithm 1, and their code, whose r is uniform
+    (torchvision's logarithm is).
 
-    >>> box = Box(*jnp.int32([0, 1, 2, 1]))
+    >>> box = ErasingDraw(*jnp.int32([0, 1, 2, 1]))
     >>> RandomErasing().apply(jnp.ones((2, 3, 1)), box)[..., 0].tolist()
     [[1.0, 0.0, 1.0], [1.0, 0.0, 1.0]]
     """
@@ -66,7 +66,7 @@ class RandomErasing(Disturbance):
             if (shape := np.shape(getattr(self, name)))[-1:] != (2,):
                 raise ValueError(f"{name} must be two numbers, the smallest and the largest, got shape {shape}")
 
-    def draw(self, key: jax.Array, image: jax.Array) -> Box:
+    def draw(self, key: jax.Array, image: jax.Array) -> ErasingDraw:
         """The box, of height 0 where nothing is to be painted over."""
         height, width, _ = image.shape
         chance, sizes, shapes, places = jax.random.split(key, 4)
@@ -81,9 +81,9 @@ class RandomErasing(Disturbance):
         # A box that does not fit leaves no place: any will do for it.
         room = jnp.maximum(jnp.stack([height - rows, width - columns]) + 1, 1)
         top, left = jax.random.randint(places, (2,), 0, room)
-        return Box(top, left, jnp.where(wanted, rows, 0), columns)
+        return ErasingDraw(top, left, jnp.where(wanted, rows, 0), columns)
 
-    def apply(self, image: jax.Array, draw: Box) -> jax.Array:
+    def apply(self, image: jax.Array, draw: ErasingDraw) -> jax.Array:
         """The image [H, W, C] with the box painted over."""
         height, width, channels = image.shape
         fill = jnp.asarray(self.fill)

@@ -65,10 +65,6 @@ class Jpeg(Disturbance):
         if not isinstance(self.quality, int) or isinstance(self.quality, bool) or not 1 <= self.quality <= 100:
             raise ValueError(f"quality must be an integer from 1 to 100, got {self.quality!r}")
 
-    def draw(self, key: jax.Array, image: jax.Array) -> tuple[()]:
-        """Nothing."""
-        return ()
-
     def apply(self, image: jax.Array, draw: tuple[()]) -> jax.Array:
         """The image [H, W, C] after coding, its values k/255."""
         check_channels(image)

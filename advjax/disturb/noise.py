@@ -65,7 +65,8 @@ class ShotNoise(Disturbance):
 
     def apply(self, image: jax.Array, draw: jax.Array) -> jax.Array:
         """The image [H, W, C] that they make."""
-        return jnp.clip(draw / self.photons, 0.0, 1.0)
+        # Not a division, which XLA turns into this product or leaves as it is, by the shape of the batch.
+        return jnp.clip(draw * (1.0 / self.photons), 0.0, 1.0)
 
 
 class ImpulseDraw(NamedTuple):

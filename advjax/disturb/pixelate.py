@@ -34,10 +34,6 @@ class Pixelate(Disturbance):
         if not isinstance(self.share, int | float) or not 0 < self.share <= 1:
             raise ValueError(f"share must be a number in (0, 1], got {self.share!r}")
 
-    def draw(self, key: jax.Array, image: jax.Array) -> tuple[()]:
-        """Nothing."""
-        return ()
-
     def apply(self, image: jax.Array, draw: tuple[()]) -> jax.Array:
         """The coarse image [H, W, C], its values k/255."""
         height, width = image.shape[:2]

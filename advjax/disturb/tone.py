@@ -32,10 +32,6 @@ class Brightness(Disturbance):
     def __post_init__(self) -> None:
         check_radius("shift", self.shift)
 
-    def draw(self, key: jax.Array, image: jax.Array) -> tuple[()]:
-        """Nothing."""
-        return ()
-
     def apply(self, image: jax.Array, draw: tuple[()]) -> jax.Array:
         """The brighter image [H, W, C]."""
         top = jnp.max(image, -1, keepdims=True)
@@ -60,10 +56,6 @@ class Contrast(Disturbance):
 
     def __post_init__(self) -> None:
         check_radius("factor", self.factor)
-
-    def draw(self, key: jax.Array, image: jax.Array) -> tuple[()]:
-        """Nothing."""
-        return ()
 
     def apply(self, image: jax.Array, draw: tuple[()]) -> jax.Array:
         """The image [H, W, C] nearer to its mean."""

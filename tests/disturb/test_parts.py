@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from advjax.disturb import (
-    Box,
     ColorDraw,
     ColorJitter,
+    ErasingDraw,
     RandomCrop,
     RandomErasing,
     RandomFiveCrop,
@@ -136,7 +136,7 @@ def test_an_image_in_which_no_box_fits_stays_whole():
 
 def test_a_box_is_filled_by_channel(rng):
     image = rng.random((5, 6, 3), np.float32)
-    box = Box(*(jnp.int32(x) for x in (1, 2, 3, 2)))
+    box = ErasingDraw(*(jnp.int32(x) for x in (1, 2, 3, 2)))
     expected = image.copy()
     expected[1:4, 2:4] = [0.1, 0.2, 0.3]
     np.testing.assert_array_equal(RandomErasing(fill=(0.1, 0.2, 0.3)).apply(image, box), expected)

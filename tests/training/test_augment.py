@@ -77,21 +77,16 @@ def test_each_image_draws_by_its_place_in_the_whole_batch(state, batch):
     assert min(plain, turned) < whole.loss < max(plain, turned)
 
 
-def test_eight_devices_train_as_one_and_evaluation_sees_no_augmentation():
-    data = toy_set()
-    validation = (data.images[:20], data.labels[:20])
-    fitted = []
-    for where, augment in (
-        (placement(jax.devices()[:1]), RandomCrop(6, padding=2)),
-        (placement(), RandomCrop(6, padding=2)),
-        (placement(), None),
-    ):
-        trainer = Trainer(train_step(OPTIMIZER, augment=augment), batch_size=8, block=4, placement=where)
-        fitted.append(trainer.fit(Small(nnx.Rngs(0)), data, 4, KEY, validation=validation))
-    one, eight, without = (jax.device_get(jax.tree.leaves(each.states.params)) for each in fitted)
+def test_eight_devices_train_as_one():
+    found = []
+    for where in (placement(jax.devices()[:1]), placement()):
+        trainer = Trainer(
+            train_step(OPTIMIZER, augment=RandomCrop(6, padding=2)), batch_size=8, block=4, placement=where
+        )
+        found.append(trainer.fit(Small(nnx.Rngs(0)), toy_set(), 4, KEY))
+    one, eight = (jax.device_get(jax.tree.leaves(each.states.params)) for each in found)
     for ours, theirs in zip(one, eight, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
-    assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(eight, without, strict=True))
 
 
 def test_validation_is_of_the_images_as_they_are():
