@@ -9,6 +9,8 @@ import jax
 from jax import lax
 from jax.extend.core import JaxprEqn
 
+from advjax.fastcpu.depthwise import depthwise, depthwise_kernel_gradient
+
 __all__ = ["convolution"]
 
 # Up to this many channels in a pixel, what XLA multiplies is too narrow for the machine's vectors.
@@ -49,18 +51,21 @@ def convolution(equation: JaxprEqn) -> Callable[..., jax.Array] | None:
     k_order = (*numbers.rhs_spec[2:], numbers.rhs_spec[1], numbers.rhs_spec[0])
     y_order = (numbers.out_spec[0], *numbers.out_spec[2:], numbers.out_spec[1])
     avals: list[Any] = [atom.aval for atom in (*equation.invars, *equation.outvars)]
-    orders = zip(avals, (x_order, k_order, y_order), strict=True)
-    x, k, y = ([aval.shape[i] for i in order] for aval, order in orders)
+    pairs = zip(avals, (x_order, k_order, y_order), strict=True)
+    x, k, y = ([aval.shape[i] for i in order] for aval, order in pairs)
     groups = conv.feature_group_count * batch_groups
     if 0 in (*x, *k, *y):
         return None
+    dtypes = {aval.dtype.name for aval in avals}
+    if dtypes == {"float32"} and groups == k[-1] > 1 and (form := _of_channels(conv, batch_groups, x, k, y)):
+        return _canonical(form, x_order, k_order, y_order)
     if groups <= _FEW_GROUPS and max(k[-2], k[-1] // groups) >= _WIDE_GROUP:
         pieces, conv = groups, conv._replace(feature_group_count=1)
     elif batch_groups == 1:
         pieces = 1
     else:
         return None
-    form = _fastest(conv, x, [*k[:-1], k[-1] // pieces], y, {aval.dtype.name for aval in avals})
+    form = _fastest(conv, x, [*k[:-1], k[-1] // pieces], y, dtypes)
     canonical = x_order == k_order == y_order == tuple(range(len(x_order)))
     if form is _direct and pieces == 1 and canonical and not _cuts(conv):
         return None
@@ -76,6 +81,39 @@ def convolution(equation: JaxprEqn) -> Callable[..., jax.Array] | None:
     # Kernel gradients sum over the images, the first dimension of both.
     over_images = x_order[-1] == 0 == k_order[-2] and k[-2] % 2 == 0 and groups == 1 and avals[2].dtype == "float32"
     return _in_halves(rewritten) if over_images else rewritten
+
+
+def _of_channels(
+    conv: _Convolution, batch_groups: int, x: Sequence[int], k: Sequence[int], y: Sequence[int]
+) -> Callable[..., jax.Array] | None:
+    """A depthwise convolution, or the kernel gradient of one, in canonical order; None for other groups."""
+    if batch_groups == 1 and x[-1] == k[-1] and math.prod(k[:-2]) <= _MANY_TAPS:
+        steps = conv.window_strides, conv.padding, conv.lhs_dilation, conv.rhs_dilation
+        return lambda x, k: depthwise(x, lax.squeeze(k, [k.ndim - 2]), *steps)
+    window, plain = y[1:-1], {*conv.window_strides, *conv.lhs_dilation} == {1}
+    if batch_groups == x[0] == k[-1] and plain and math.prod(window) <= _MANY_TAPS:
+        last = len(x) - 1
+
+        def gradient(x: jax.Array, k: jax.Array) -> jax.Array:
+            image = lax.transpose(x, [last, *range(1, last), 0])
+            made = lax.transpose(k, [last - 1, *range(last - 1), last])
+            found = depthwise_kernel_gradient(image, made, window, conv.padding, conv.rhs_dilation)
+            return lax.expand_dims(found, [0])
+
+        return gradient
+    return None
+
+
+def _canonical(
+    form: Callable[..., jax.Array], x_order: Sequence[int], k_order: Sequence[int], y_order: Sequence[int]
+) -> Callable[..., jax.Array]:
+    """The form for operands in whatever order of dimensions."""
+
+    def ordered(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+        y = form(lax.transpose(lhs, x_order), lax.transpose(rhs, k_order))
+        return lax.transpose(y, [y_order.index(i) for i in range(len(y_order))])
+
+    return ordered
 
 
 def _in_halves(convolution: Callable[..., jax.Array]) -> Callable[..., jax.Array]:

@@ -102,6 +102,9 @@ LAYERS = {
     "dilated": ((2, 12, 12, 6), (3, 3, 6, 8), 1, "SAME", 2, 1),
     "grouped": ((2, 8, 8, 16), (3, 3, 4, 24), 1, "SAME", 1, 4),
     "depthwise": ((2, 8, 8, 40), (3, 3, 1, 40), 1, "SAME", 1, 40),
+    "depthwise, strided": ((2, 9, 8, 5), (3, 3, 1, 5), 2, "SAME", 1, 5),
+    "depthwise, dilated": ((3, 9, 9, 4), (3, 2, 1, 4), 1, ((2, -1), (0, 1)), 2, 4),
+    "depthwise, two a channel": ((2, 8, 8, 6), (3, 3, 1, 12), 1, "SAME", 1, 6),
     "whole image": ((2, 4, 4, 6), (4, 4, 6, 8), 1, "VALID", 1, 1),
 }
 
@@ -123,6 +126,22 @@ def test_kernel_gradients_take_one_half_of_the_images_after_the_other():
     for images, halves in ((6, True), (5, False)):
         program = str(jax.make_jaxpr(accelerate(gradient))(jnp.zeros((images, 9, 9, 8)), jnp.zeros((3, 3, 8, 8))))
         assert ("dynamic_slice" in program) == halves
+
+
+def test_depthwise_convolutions_and_both_gradients_are_sums():
+    def depthwise(x, k):
+        return lax.conv_general_dilated(
+            x, k, (2, 2), "SAME", dimension_numbers=LAYOUTS[0], feature_group_count=x.shape[-1]
+        )
+
+    def gradients(x, k):
+        y, pullback = jax.vjp(depthwise, x, k)
+        return y, *pullback(y)
+
+    operands = jnp.zeros((2, 8, 8, 40)), jnp.zeros((3, 3, 1, 40))
+    plain, program = (str(jax.make_jaxpr(f)(*operands)) for f in (gradients, accelerate(gradients)))
+    assert plain.count("conv_general_dilated") >= 3
+    assert "conv_general_dilated" not in program
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

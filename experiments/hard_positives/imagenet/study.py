@@ -5,7 +5,7 @@
     python -m experiments hard_positives.imagenet --preset squeezenet   # a SqueezeNet, Fig. 3 alone: half an hour
     python -m experiments hard_positives.imagenet --preset paper        # GoogLeNet on ImageNet's training set: one GPU
 
-All need `--set images=FOLDER` (or imagenet2012), and all but `quick` the published weights too (`weights=FILE`). Expected of
+All need `--set images=FOLDER` (or imagenet2012), all but `quick` published weights too (`weights=FILE`). Expected of
 `paper`: errors of 30.552 % (top-1) and 10.604 % (top-5) on ImageNet's validation set after fine-tuning. Not measured;
 `quick` shows that every step works (README.md).
 """
@@ -166,7 +166,8 @@ def errors_of(config: Config, read: Read) -> dict[str, tuple[int, list[str], str
 def _tuning_table(tuned: dict[str, tuple[int, list[str], str]]) -> str:
     header = ("images", "count", "base: top-1 error %", "top-5 %", "fine-tuned: top-1 error %", "top-5 %")
     return markdown(header, [(_SETS[name], f"{count:,}", *own) for name, (count, own, _) in tuned.items()]) + (
-        "\n\nThe paper, BVLC-GoogLeNet on ImageNet's validation set after fine-tuning: 30.552 % (top-1), 10.604 % (top-5)."
+        "\n\nThe paper, BVLC-GoogLeNet on ImageNet's validation set after fine-tuning: 30.552 % (top-1), "
+        "10.604 % (top-5)."
     )
 
 
