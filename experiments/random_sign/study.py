@@ -129,8 +129,9 @@ def page(config: Config, data: Data, read: Read) -> Page:
             "schedules": _schedule(config),
         },
         claims=claims(config, found, verdicts),
-        summary=[f"{row[0]}: error {row[3]} %, paper {row[2] or 'none'}" for row in table if row[0] in config.networks]
-        or [f"{len(config.networks)} rows ran {config.steps} steps on random images"],
+        summary=[f"{len(config.networks)} row(s) ran {config.steps} steps on random images"]
+        if config.steps
+        else [f"{row[0]}: error {row[3]} %, paper {row[2] or 'none'}" for row in table if row[0] in config.networks],
         sections=sections(config, data, read, found),
         counted="Better and worse are of the same seeds on the same images: the exact two-sided sign test over images, "
         "of how many seeds get each right, at 5 %, and the 95 % interval over seeds of the difference (Student's t) "
