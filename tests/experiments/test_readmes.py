@@ -67,6 +67,20 @@ def test_hard_positives_of_photographs():
     assert f"{kept:.0f} of 480 HC images ({100 * kept / 480:.0f} %) have PASS > 0.99" in text
 
 
+def test_hard_positives_of_photographs_by_a_network_that_knows_them():
+    text = readme("hard_positives")
+    value = {(r["attack"], r["metric"]): float(r["value"]) for r in metrics("hard_positives/imagenet", "mobilenet")}
+    types, asked = ("FGS", "FGV", "HC-1", "HC-13", "HC-20"), value["FGS", "count"]
+    assert asked >= 200
+    rows = {"PASS (valid)": ("score", 4), "L2 per pixel": ("l2", 2), "L∞": ("linf", 1)}
+    rows |= {f"success, of {asked:.0f} photographs": ("success", 3), "success and PASS > 0.99": ("similar", 3)}
+    for title, (metric, digits) in rows.items():
+        assert f"| {title} | {' | '.join(f'{value[kind, metric]:.{digits}f}' for kind in types)} |" in text, title
+    kept = sum(value[f"HC-{rank}", "kept"] for rank in range(1, 21))
+    shares = f"{kept:,.0f} of {20 * asked:,.0f} HC images ({100 * kept / (20 * asked):.1f} %) have PASS > 0.99"
+    assert shares in text
+
+
 def test_robust_optimization_accuracies():
     text = readme("robust_optimization")
     found = metrics("robust_optimization")
