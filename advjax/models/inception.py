@@ -132,7 +132,8 @@ class InceptionV3(nnx.Module):
     multiply-adds; a choice of public CIFAR-100 code, from no paper. Images enter as (x - 0.5) / 0.5, kernels start
     as N(0, 0.1^2), those of the head as N(0, 0.01^2) and N(0, 0.001^2).
 
-    In training mode the head after mixed_6e gives logits to the tap aux1. In evaluation mode it is not computed.
+    In training mode the head after mixed_6e gives logits to the tap aux1; add 0.4 times their loss (slim,
+    `with_heads(0.4)`). In evaluation mode it is not computed.
 
     Args:
         num_classes: number of logits.

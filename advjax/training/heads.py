@@ -15,11 +15,12 @@ def with_heads(weight: float = 0.3) -> Loss:
 
         J(x, y) = -log softmax(h(x))_y - weight sum_k log softmax(h_k(x))_y.
 
-    The heads h_k are the taps whose names begin with "aux", as those of `GoogLeNet` and `InceptionV3` in training
-    mode; of a network without them it is the cross-entropy. Its call must take a `tap` (see `advjax.models.taps`).
+    The heads h_k are the taps whose names begin with "aux", as those of `GoogLeNet`, `InceptionV3` and `NASNetA` in
+    training mode; of a network without them it is the cross-entropy. Its call must take a `tap` (see
+    `advjax.models.taps`).
 
     Args:
-        weight: 0.3 in the paper.
+        weight: 0.3 in the paper, of GoogLeNet; 0.4 in the authors' code (slim) for Inception-v3 and NASNet-A.
 
     Source: Szegedy et al. 2015, "Going deeper with convolutions", section 5.
 

@@ -200,7 +200,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "imagenet/CondenseNet(8)": _condense(8),
         "imagenet/CondenseNet(4)": _condense(4),
         "imagenet/NASNet-A": _imagenet(
-            nasnet_a_large, "tensorflow/models, slim; 250,000 steps of 100 replicas", shape=(331, 331, 3),
+            partial(nasnet_a_large, aux=True),
+            "tensorflow/models, slim (250,000 steps of 100 replicas); without its drop-path", shape=(331, 331, 3),
             batch_size=32, epochs=300, optimizer=_slim, loss=with_heads(0.4), augment=RandomFlip(),
         ),
         "imagenet/SENet": _imagenet(senet154, "[R]; Hu et al. 2018", shape=(320, 320, 3), augment=RandomFlip()),
