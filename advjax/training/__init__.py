@@ -7,6 +7,7 @@ from advjax.training.faults import DataError, Faults
 from advjax.training.fitted import Fitted
 from advjax.training.heads import with_heads
 from advjax.training.history import History
+from advjax.training.interface import Batch, Metrics, TrainingStep
 from advjax.training.interrupts import Preempted
 from advjax.training.linen import LinenModel
 from advjax.training.loop import Trainer
@@ -15,12 +16,12 @@ from advjax.training.predictions import Score, measure, predict
 from advjax.training.run import NonFiniteLossError
 from advjax.training.sharding import Placement, default_placement, initialize, placement
 from advjax.training.state import TrainState, create, ensemble, stack, to_model, unstack, weights_of, with_weights
-from advjax.training.step import Batch, Metrics, cross_entropy, train_step
+from advjax.training.step import cross_entropy, train_step
 
 __all__ = [
     "TrainState", "create", "ensemble", "stack", "unstack", "to_model", "LinenModel",
     "weights_of", "with_weights",
-    "Batch", "Faults", "Metrics", "cross_entropy", "optimizer", "train_step",
+    "Batch", "Faults", "Metrics", "TrainingStep", "cross_entropy", "optimizer", "train_step",
     "with_heads",
     "Resident", "Stream", "Trainer", "Fitted", "History", "DataError", "NonFiniteLossError", "Preempted",
     "Placement", "placement", "default_placement", "initialize",

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from advjax.fastcpu import accelerate, compiled
 from advjax.training.faults import Faults
+from advjax.training.interface import Batch, Metrics, TrainingStep
 from advjax.training.sharding import Placement
 from advjax.training.state import TrainState
-from advjax.training.step import Batch, Metrics, Step
 
 __all__ = ["Block", "BlockResult", "block_of"]
 
@@ -21,7 +21,7 @@ Block = Callable[[Placement, bool, TrainState, Batch, jax.Array, jax.Array, jax.
 """`(placement, resident, states, content, order, keys, count)`, content and order as `Feed` gives them."""
 
 
-def block_of(step: Step, length: int) -> Block:
+def block_of(step: TrainingStep, length: int) -> Block:
     """Up to `length` steps, traced once for a placement and shapes of states and data. The states are donated."""
 
     def block(
@@ -48,7 +48,8 @@ def block_of(step: Step, length: int) -> Block:
 
         def one_network(state: TrainState, order: jax.Array, key: jax.Array) -> BlockResult:
             zeros = jnp.zeros(length, jnp.float32)
-            start = (state, Metrics(zeros, zeros, zeros, Faults(zeros, zeros, zeros, zeros)))
+            also = dict.fromkeys(step.also, zeros)
+            start = (state, Metrics(zeros, zeros, zeros, Faults(zeros, zeros, zeros, zeros), also))
             state, seen = jax.lax.fori_loop(0, count, lambda i, carry: one_step(i, carry, order, key), start)
             return state, seen, _all_finite(state)
 

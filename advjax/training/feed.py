@@ -8,8 +8,8 @@ import numpy as np
 from advjax.data.pipeline import Resident
 from advjax.data.rows import filled
 from advjax.data.stream import Stream
+from advjax.training.interface import Batch
 from advjax.training.sharding import Placement
-from advjax.training.step import Batch
 
 __all__ = ["Feed", "feed_of"]
 

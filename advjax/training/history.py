@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,8 @@ from advjax.training.predictions import Score
 
 __all__ = ["History", "Log"]
 
-_COLUMNS = ("step", "network", "loss", "accuracy", "validation_loss", "validation_accuracy")
+_COLUMNS = ("loss", "accuracy", "validation_loss", "validation_accuracy")
+_NOTHING: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 @dataclasses.dataclass(eq=False)
@@ -22,23 +25,43 @@ class History:
     Attributes:
         rows: each `{"step": int, "loss": [S], "accuracy": [S]}` and, where it was measured, "validation_loss" and
             "validation_accuracy" [S]; all JSON values, so that a checkpoint can hold them.
+        also: names of further means [S] in each row.
+        lower_is_better: whether the best validation is that of the lowest accuracy.
     """
 
     rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    also: tuple[str, ...] = ()
+    lower_is_better: bool = False
 
-    def add(self, step: int, loss: np.ndarray, accuracy: np.ndarray) -> dict[str, Any]:
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names in a row, each network's numbers, in the order of `metrics.csv`."""
+        return (*_COLUMNS, *self.also)
+
+    def with_rows(self, rows: list[dict[str, Any]]) -> "History":
+        """One of the same kind that begins with rows of a checkpoint."""
+        return dataclasses.replace(self, rows=list(rows))
+
+    def add(
+        self, step: int, loss: np.ndarray, accuracy: np.ndarray, also: Mapping[str, np.ndarray] = _NOTHING
+    ) -> dict[str, Any]:
         """Appends the row of the block that ended before `step`, and returns it."""
-        self.rows.append({"step": step, "loss": _listed(loss), "accuracy": _listed(accuracy)})
+        means = {"loss": loss, "accuracy": accuracy, **also}
+        self.rows.append({"step": step} | {name: _listed(mean) for name, mean in means.items()})
         return self.rows[-1]
 
     def validated(self, score: Score) -> float:
-        """Adds what validation said of the last row's networks, and returns their mean accuracy."""
+        """Adds what validation said of the last row's networks, and returns their `score`."""
         self.rows[-1] |= {"validation_loss": _listed(score.loss), "validation_accuracy": _listed(score.accuracy)}
         return self.score()
 
     def score(self) -> float:
-        """The mean validation accuracy of the last row."""
-        return float(np.mean(self.rows[-1]["validation_accuracy"]))
+        """The mean validation accuracy of the last row, or where lower is better its opposite."""
+        return self._score_of(self.rows[-1])
+
+    def _score_of(self, row: dict[str, Any]) -> float:
+        accuracy = float(np.mean(row["validation_accuracy"]))
+        return -accuracy if self.lower_is_better else accuracy
 
     def column(self, name: str, networks: int) -> np.ndarray:
         """One column as float32 [S, rows], over the rows that have it.
@@ -52,8 +75,8 @@ class History:
         return np.array(found, np.float32).reshape(-1, networks).T
 
     def best(self) -> tuple[int, float] | None:
-        """The step of the highest mean validation accuracy, the first of equals, and that accuracy; None: none."""
-        scores = [(row["step"], float(np.mean(row["validation_accuracy"]))) for row in self._validations()]
+        """The step of the highest `score` in validation, the first of equals, and that score; None: none."""
+        scores = [(row["step"], self._score_of(row)) for row in self._validations()]
         return max(scores, key=lambda pair: pair[1]) if scores else None
 
     def validations_since_best(self) -> int:
@@ -69,7 +92,8 @@ class Log:
     """Writes rows as they come to `folder/metrics.csv` and, if asked, to TensorBoard event files in `folder`.
 
     The CSV has a line for each row and network: step, network, loss, accuracy, validation_loss, validation_accuracy
-    (empty where it was not measured). A resumed training begins with the rows it restored, and drops later ones.
+    (empty where it was not measured), and what else the step says. A resumed training begins with the rows it
+    restored, and drops later ones.
 
     Args:
         folder: where to write; made if it is not there.
@@ -83,15 +107,16 @@ class Log:
     def __init__(self, folder: str | os.PathLike[str], history: History, *, tensorboard: bool = False) -> None:
         path = pathlib.Path(folder) / "metrics.csv"
         self._events = _events(path.parent, history) if tensorboard else None
-        write_text(path, ",".join(_COLUMNS) + "\n" + "".join(map(_lines, history.rows)))
+        self._columns = history.columns
+        write_text(path, ",".join(("step", "network", *self._columns)) + "\n" + "".join(map(self._lines, history.rows)))
         self._file = open(path, "a", newline="")  # noqa: SIM115 (closed by `close`)
 
     def write(self, row: dict[str, Any]) -> None:
         """Writes one row, so that whoever watches the file sees it now."""
-        self._file.write(_lines(row))
+        self._file.write(self._lines(row))
         self._file.flush()
         if self._events is not None:
-            for name in _COLUMNS[2:]:
+            for name in self._columns:
                 for network, number in enumerate(row.get(name, ())):
                     self._events.add_scalar(f"{name}/network_{network}", number, row["step"])
 
@@ -101,6 +126,13 @@ class Log:
         if self._events is not None:
             self._events.close()
 
+    def _lines(self, row: dict[str, Any]) -> str:
+        def line(network: int) -> str:
+            numbers = (str(row[name][network]) if name in row else "" for name in self._columns)
+            return ",".join([str(row["step"]), str(network), *numbers]) + "\n"
+
+        return "".join(map(line, range(len(row["loss"]))))
+
 
 def _events(folder: pathlib.Path, history: History) -> Any:
     try:
@@ -109,14 +141,6 @@ def _events(folder: pathlib.Path, history: History) -> Any:
         raise ImportError('tensorboard=True needs tensorboardX: pip install "advjax[tensorboard]"') from error
     # Rows after the restored step belong to a course that is being made again.
     return SummaryWriter(str(folder), purge_step=history.rows[-1]["step"] + 1 if history.rows else 0)
-
-
-def _lines(row: dict[str, Any]) -> str:
-    def line(network: int) -> str:
-        numbers = (str(row[name][network]) if name in row else "" for name in _COLUMNS[2:])
-        return ",".join([str(row["step"]), str(network), *numbers]) + "\n"
-
-    return "".join(map(line, range(len(row["loss"]))))
 
 
 def _listed(values: np.ndarray) -> list[float]:

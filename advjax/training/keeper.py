@@ -21,7 +21,7 @@ __all__ = ["Best", "Found", "Keeper"]
 
 
 class Best(NamedTuple):
-    """The states of the best validation so far, and its mean accuracy."""
+    """The states of the best validation so far, and its `History.score`."""
 
     states: TrainState
     score: float
@@ -61,8 +61,12 @@ class Keeper:
             self._checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints"))
             self.requested = stack.enter_context(stop_requests())
 
-    def find(self, template: TrainState) -> Found | None:
+    def find(self, template: TrainState, history: History) -> Found | None:
         """What the newest whole checkpoint holds, placed like the template; None: a new training.
+
+        Args:
+            template: states of the same kind.
+            history: one of the same kind, without rows.
 
         Raises:
             ValueError: it is another training's, or of another network or optimizer.
@@ -76,8 +80,8 @@ class Keeper:
                 "or remove that one"
             )
         self.saved = newest.step
-        history = History(list(newest.record["history"]))
-        best = _find_best(self._checkpoints, template, newest, history.best())
+        history = history.with_rows(newest.record["history"])
+        best = _find_best(self._checkpoints, template, newest, history)
         return Found(newest.arrays, best, history, newest.record["feed"])
 
     def open_log(self, history: History) -> None:
@@ -120,10 +124,8 @@ class Keeper:
         return f"; the last good checkpoint, in {self._folder}, is of step {self.saved}"
 
 
-def _find_best(
-    checkpoints: Checkpoints, template: TrainState, newest: Restored, top: tuple[int, float] | None
-) -> Best | None:
-    if top is None:
+def _find_best(checkpoints: Checkpoints, template: TrainState, newest: Restored, history: History) -> Best | None:
+    if (top := history.best()) is None:
         return None
     if top[0] == newest.step:
         return Best(jax.tree.map(jnp.copy, newest.arrays), top[1])
@@ -134,7 +136,7 @@ def _find_best(
         if jax.process_index() == 0:
             warnings.warn(f"the best states so far are lost: {error}", stacklevel=2)
         return None
-    return None if kept is None else Best(kept.arrays, History(kept.record["history"]).score())
+    return None if kept is None else Best(kept.arrays, history.with_rows(kept.record["history"]).score())
 
 
 def _hold(folder: pathlib.Path, stack: contextlib.ExitStack) -> None:

@@ -18,12 +18,12 @@ from advjax.training.block import Block, BlockResult, block_of
 from advjax.training.feed import feed_of
 from advjax.training.fitted import Fitted
 from advjax.training.identity import identity_of
+from advjax.training.interface import Batch, TrainingStep
 from advjax.training.keeper import Keeper
 from advjax.training.progress import bar
 from advjax.training.run import Plan, Run
 from advjax.training.sharding import Placement, default_placement
 from advjax.training.state import TrainState, create, stack
-from advjax.training.step import Batch, Step
 
 __all__ = ["Trainer"]
 
@@ -36,7 +36,7 @@ class Trainer:
     steps, or other members of the data. Make one `Trainer` and use it for all networks of a kind.
 
     Attributes:
-        step: from `train_step`.
+        step: from `train_step`, or `advjax.generators.generator_step`.
         batch_size: images a step, for each network, over all devices. A `Stream` has its own, which must be this.
         block: steps between two looks at the loss; everything else happens between blocks too.
         placement: which devices; None: all of them (`default_placement`).
@@ -54,7 +54,7 @@ class Trainer:
     (1, 2)
     """
 
-    step: Step
+    step: TrainingStep
     batch_size: int = 64
     block: int = 250
     placement: Placement | None = None
@@ -105,6 +105,9 @@ class Trainer:
             progress: the title of a progress bar with loss, accuracy, images/s and time left; None: none.
             tensorboard: write TensorBoard events into the folder (`pip install "advjax[tensorboard]"`).
 
+        Warns:
+            RuntimeWarning: what the step finds wrong with a block of steps (`TrainingStep.doubt`).
+
         Raises:
             ValueError: arguments that do not fit together; a folder that holds another training.
             DataError: images that are not finite, leave [0, 1] or are between the levels that the attack rounds to, or
@@ -136,7 +139,7 @@ class Trainer:
                 held.callback(data.close)  # its threads; the position stays
             keeper = Keeper(None if folder is None else pathlib.Path(folder), identity, tensorboard, held)
             advance = held.enter_context(bar(progress, plan.end * self.batch_size * networks))
-            run = Run(plan, block, feed, where, keeper, advance)
+            run = Run(plan, self.step, block, feed, where, keeper, advance)
             return run.train(where.put(states, where.of_states(states)), self.batch_size * networks)
 
     def _stacked(self, model: TrainState | nnx.Module) -> TrainState:

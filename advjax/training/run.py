@@ -1,6 +1,7 @@
 """One training from its newest checkpoint to its end: blocks of steps, and what is due between them."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
@@ -15,11 +16,11 @@ from advjax.training.faults import DataError, Faults, told
 from advjax.training.feed import Feed
 from advjax.training.fitted import Fitted
 from advjax.training.history import History
+from advjax.training.interface import Batch, Metrics, TrainingStep
 from advjax.training.keeper import Best, Keeper
 from advjax.training.predictions import measure
 from advjax.training.sharding import Placement
 from advjax.training.state import TrainState
-from advjax.training.step import Batch, Metrics
 
 __all__ = ["NonFiniteLossError", "Plan", "Run"]
 
@@ -82,15 +83,16 @@ class Run:
     def __init__(
         self,
         plan: Plan,
+        step: TrainingStep,
         block: Callable[[TrainState, Batch, jax.Array, int], BlockResult],
         feed: Feed,
         placement: Placement,
         keeper: Keeper,
         advance: Callable[[int, float, float], None],
     ) -> None:
-        self._plan, self._block, self._feed, self._placement = plan, block, feed, placement
+        self._plan, self._step, self._block, self._feed, self._placement = plan, step, block, feed, placement
         self._keeper, self._advance = keeper, advance
-        self._history = History()
+        self._history = History(also=step.also, lower_is_better=step.lower_is_better)
         self._best: Best | None = None
         self._running: _Running | None = None
 
@@ -119,7 +121,7 @@ class Run:
         return Fitted(states, self._best and self._best.states, self._history, self._plan.is_early(self._history))
 
     def _begin(self, states: TrainState) -> tuple[TrainState, int]:
-        if (found := self._keeper.find(states)) is not None:
+        if (found := self._keeper.find(states, self._history)) is not None:
             states, self._best, self._history = found.states, found.best, found.history
             self._feed.restore(found.feed)
         self._keeper.open_log(self._history)
@@ -145,7 +147,7 @@ class Run:
         step, count, *numbers = self._running
         self._running = None
         metrics, finite = jax.device_get(numbers)
-        losses, right, seen, faults = jax.tree.map(lambda part: part[:, :count], metrics)
+        losses, right, seen, faults, also = jax.tree.map(lambda part: part[:, :count], metrics)
         lost, faulty = _first(~np.isfinite(losses)), _first(np.any(np.stack(faults) > 0, axis=0))
         if faulty is not None and (lost is None or faulty <= lost):  # what came first made the rest
             at, network = faulty
@@ -159,7 +161,10 @@ class Run:
         if not finite.all():
             self._fail(f"a variable of network {finite.argmin()} is not finite after step {step}")
         total = seen.sum(axis=1)
-        row = self._history.add(step, losses.sum(axis=1) / total, right.sum(axis=1) / total)
+        loss, accuracy, *others = (part.sum(axis=1) / total for part in (losses, right, *also.values()))
+        row = self._history.add(step, loss, accuracy, dict(zip(also, others, strict=True)))
+        if (doubt := self._step.doubt(row)) is not None:
+            warnings.warn(f"at step {step}: {doubt}", RuntimeWarning, stacklevel=2)
         if not (self._plan.due(step) and self._plan.validation is not None):
             self._keeper.write(row)
         self._advance(int(total.sum()), float(np.mean(row["loss"])), float(np.mean(row["accuracy"])))
@@ -168,7 +173,7 @@ class Run:
         raise NonFiniteLossError(f"{what}: the learning rate may be too high{self._keeper.last_good()}")
 
     def _validate(self, states: TrainState) -> float | None:
-        """The mean validation accuracy, noted in the last row; None without validation."""
+        """The `History.score` of a validation, noted in the last row; None without one."""
         if self._plan.validation is None:
             return None
         score = self._history.validated(measure(states, *self._plan.validation, placement=self._placement))

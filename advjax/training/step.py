@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,59 +15,21 @@ from advjax.attacks import Attack, Stack, perturb
 from advjax.attacks.constraints import Quantize
 from advjax.attacks.part import parts
 from advjax.attacks.perturb import IMAGE_AXIS
-from advjax.classifier import Classifier, fresh_keys, from_nnx
-from advjax.data.transforms import to_float
+from advjax.classifier import Classifier, from_nnx
 from advjax.entropy import cross_entropies, widened
 from advjax.keys import image_keys
-from advjax.models.random_sign import HiddenRandomSign, RandomSignLayer, tapped
-from advjax.training.faults import DataError, Faults, faults_of, naming, told
+from advjax.models.random_sign import HiddenRandomSign, tapped
+from advjax.training.faults import faults_of, naming
+from advjax.training.interface import Batch, Metrics, TrainingStep, pixels_of
 from advjax.training.linen import LinenModel
 from advjax.training.state import TrainState, to_model
+from advjax.training.streams import reseed
 from advjax.value import static, value
 
-__all__ = ["Augment", "Batch", "Loss", "Metrics", "Step", "cross_entropy", "train_step"]
+__all__ = ["Augment", "Loss", "Step", "cross_entropy", "train_step"]
 
 # Which of a pass's keys the taps draw from; random streams have the first numbers.
 _HIDDEN = np.uint32(2**32 - 1)
-
-
-class Batch(NamedTuple):
-    """Images uint8 (k stands for k/255) or float32 in [0, 1], [B, H, W, C], and labels int32 [B]."""
-
-    image: jax.Array
-    label: jax.Array
-
-
-class Metrics(NamedTuple):
-    """Sums over images, to be divided by `examples` once at the end; they add up over steps and devices.
-
-    Attributes:
-        loss: of the objective.
-        correct: right answers.
-        examples: images.
-        faults: images and labels that should not have been trained on. Compiled code cannot raise: ask `check`.
-    """
-
-    loss: jax.Array
-    correct: jax.Array
-    examples: jax.Array
-    faults: Faults = Faults()
-
-    def check(self) -> None:
-        """Reads the faults on the host, of one step or of several, stacked or added up.
-
-        Raises:
-            DataError: there are some; the message says what is wrong with how many images, and what to do.
-
-        >>> loss, correct, examples = jnp.float32([9.0, 2.0, 8.0])
-        >>> Metrics(loss, correct, examples, Faults(unknown_label=jnp.float32(3.0))).check()
-        Traceback (most recent call last):
-        ...
-        advjax.training.faults.DataError: 3 of 8 labels are no class of the network
-        """
-        if message := told(*jax.device_get((self.faults, self.examples))):
-            raise DataError(message)
-
 
 # The model is `Any`: a loss may ask it for more than logits.
 Loss: TypeAlias = Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
@@ -168,7 +130,7 @@ def train_step(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Step:
+class Step(TrainingStep):
     """One step of training, `(state, batch, key) -> (state, metrics)`; made by `train_step`, which explains it."""
 
     optimizer: optax.GradientTransformation
@@ -181,9 +143,7 @@ class Step:
     axis_name: str | None
 
     def __call__(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
-        """The state after one step on `batch`, and the metrics before it."""
-        _check_batch(*batch)
-        clean = to_float(batch.image) if batch.image.dtype == jnp.uint8 else batch.image
+        clean = pixels_of(batch)
         if self.augment is not None:
             clean = self._augmented(self.augment, clean, key)
         attack_key, adversarial_key, clean_key = jax.random.split(key, 3)
@@ -221,7 +181,7 @@ class Step:
         """Losses [B], logits [B, K], and the other variables after one pass in training mode."""
         model = nnx.merge(state.graphdef, params, rest, copy=True)
         model.train()
-        _reseed(model, key, self.axis_name)
+        reseed(model, key, self.axis_name)
         batch = images.shape[0]
         tap = self.hidden and self.hidden.tap(jax.random.fold_in(key, _HIDDEN), self._first(batch))
         with naming(images):
@@ -289,34 +249,6 @@ class _TrainingApply:
                 # Collectives over the mapped axis: also in the gradient, where each image moves all others' statistics.
                 axes: Any = IMAGE_AXIS if node.axis_name is None else (node.axis_name, IMAGE_AXIS)
                 node.axis_name = axes
-        _reseed(model, jax.random.fold_in(key, jax.lax.axis_index(IMAGE_AXIS)))
+        reseed(model, jax.random.fold_in(key, jax.lax.axis_index(IMAGE_AXIS)))
         logits: jax.Array = model(images)
         return logits
-
-
-def _check_batch(images: jax.Array, labels: jax.Array) -> None:
-    wanted = "batch.image must be uint8, or floats in [0, 1], [B, H, W, C]"
-    if images.ndim != 4 or not (images.dtype == jnp.uint8 or jnp.issubdtype(images.dtype, jnp.floating)):
-        raise ValueError(f"{wanted}, got {images.dtype} of shape {images.shape}")
-    if labels.shape != images.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(
-            f"batch.label must be integers [{images.shape[0]}], one for each image, got {labels.dtype} of shape "
-            f"{labels.shape}"
-        )
-
-
-def _reseed(model: nnx.Module, key: jax.Array, axis_name: str | None = None) -> None:
-    nodes = [node for _, node in nnx.iter_graph(model)]
-    layers = [node for node in nodes if isinstance(node, RandomSignLayer)]
-    for layer in layers:
-        layer.axis_name = axis_name
-    by_image = {id(layer.rngs) for layer in layers}
-    for index, stream in enumerate(node for node in nodes if isinstance(node, nnx.RngStream)):
-        # Devices that share a step draw different masks for their different images; by an image's place they do so
-        # from one key.
-        apart = axis_name is not None and id(stream) not in by_image
-        source = jax.random.fold_in(key, jax.lax.axis_index(axis_name)) if apart else key
-        fresh, old = jax.random.fold_in(source, index), stream.key[...]
-        same = jax.random.key_impl(fresh) == jax.random.key_impl(old)
-        stream.key[...] = fresh if same else fresh_keys(old, fresh)
-        stream.count[...] = jnp.zeros_like(stream.count[...])
