@@ -143,10 +143,10 @@ class _NnxApply:
     graphdef: Content = static()
     options: _Options = static()
 
-    def __call__(self, variables: Any, images: jax.Array) -> jax.Array:
+    def __call__(self, variables: Any, images: jax.Array, **call: Any) -> jax.Array:
         variables, options = self.options.split(variables)
         # A copy: the variables may belong to another trace level, where NNX refuses to touch them.
-        return nnx.merge(self.graphdef.held, variables, copy=True)(images, **options)
+        return nnx.merge(self.graphdef.held, variables, copy=True)(images, **options, **call)
 
 
 def from_nnx(model: nnx.Module, **call_options: Any) -> Classifier:
@@ -183,9 +183,9 @@ class _LinenApply:
     module: Content = static()
     options: _Options = static()
 
-    def __call__(self, variables: Any, images: jax.Array) -> jax.Array:
+    def __call__(self, variables: Any, images: jax.Array, **call: Any) -> jax.Array:
         variables, options = self.options.split(variables)
-        logits: jax.Array = self.module.held.apply(variables, images, **options)
+        logits: jax.Array = self.module.held.apply(variables, images, **options, **call)
         return logits
 
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from numpy.typing import DTypeLike
 
-__all__ = ["batch_axes", "number", "static", "value", "walk"]
+__all__ = ["batch_axes", "number", "shared", "static", "value", "walk"]
 
 T = TypeVar("T")
 
@@ -27,7 +27,12 @@ def static(**field_options: Any) -> Any:
     return dataclasses.field(metadata={"static": True}, **field_options)
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(number, static))
+def shared(**field_options: Any) -> Any:
+    """A traced field that holds any pytree of arrays, such as a network's variables, the same for all images."""
+    return dataclasses.field(metadata={"shared": True}, **field_options)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(number, shared, static))
 def value(cls: type[T]) -> type[T]:
     """Makes `cls` a frozen dataclass and a JAX pytree; numbers given as Python or NumPy numbers become arrays.
 
@@ -124,7 +129,7 @@ def walk(part: Any) -> Iterator[Any]:
     elif dataclasses.is_dataclass(part):
         yield part
         for field in dataclasses.fields(part):
-            if not (field.metadata.get("static") or "rank" in field.metadata):
+            if not field.metadata.keys() & {"static", "shared", "rank"}:
                 yield from walk(getattr(part, field.name))
 
 
@@ -137,6 +142,11 @@ def batch_axes(part: Any, batch: int, *, extra: int = 0) -> list[int | None]:
     axes: list[int | None] = []
     for element in _in_leaf_order(part):
         field, content = element
+        if field.metadata.get("shared"):
+            if extra:
+                raise ValueError(f"{field.name} is shared by all images: run attacks that hold it in turn, not stacked")
+            axes += [None] * len(jax.tree.leaves(content))
+            continue
         rank = np.ndim(content) - extra
         if rank == field.metadata["rank"]:
             axes.append(None)
@@ -162,7 +172,7 @@ def _in_leaf_order(part: Any) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
     elif dataclasses.is_dataclass(part):
         for field in dataclasses.fields(part):
             content = getattr(part, field.name)
-            if "rank" in field.metadata:
+            if "rank" in field.metadata or field.metadata.get("shared"):
                 if content is not None:
                     yield field, content
             elif not field.metadata.get("static"):
