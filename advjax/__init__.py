@@ -8,7 +8,9 @@ if TYPE_CHECKING:
     from advjax.attacks import (
         Failure,
         Perturbation,
+        added,
         apgd,
+        deepfool,
         fgs,
         fgv,
         hard_positive,
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
         stack,
         steepest,
         targeted,
+        universal_perturbation,
     )
     from advjax.classifier import Classifier, from_function, from_linen, from_nnx
 
@@ -32,7 +35,9 @@ __all__ = [
     "Classifier",
     "Failure",
     "Perturbation",
+    "added",
     "apgd",
+    "deepfool",
     "fgs",
     "fgv",
     "from_function",
@@ -50,6 +55,7 @@ __all__ = [
     "stack",
     "steepest",
     "targeted",
+    "universal_perturbation",
 ]
 
 

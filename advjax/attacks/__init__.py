@@ -5,6 +5,7 @@ its gradient to a ray, a `Search` along the ray, a `Constraint` that every image
 of success; the others are put around attacks.  `perturb` runs any of them on a batch.
 """
 
+from advjax.attacks.added import Added, added
 from advjax.attacks.apgd import apgd
 from advjax.attacks.attack import (
     Around,
@@ -24,6 +25,7 @@ from advjax.attacks.attack import (
 )
 from advjax.attacks.constraints import All, Ball, Box, Constraint, L1Ball, L2Ball, LinfBall, Quantize, ball
 from advjax.attacks.criteria import Criterion, Misclassified, TargetReached
+from advjax.attacks.deepfool import DeepFool, deepfool
 from advjax.attacks.directions import L1, L2, Chain, Direction, Inside, Masked, Sign, Tangent, Value
 from advjax.attacks.faults import Fault, image_faults
 from advjax.attacks.iterative import localized_pgd, pgd, targeted
@@ -38,13 +40,16 @@ from advjax.attacks.random_sign import RandomSign, random_sign
 from advjax.attacks.regions import Background, Broad, Exact, Pixels, Region, Standard, Within, named_region
 from advjax.attacks.searches import Boundary, Fixed, Found, Search
 from advjax.attacks.square import square
+from advjax.attacks.universal import UniversalPerturbation, universal_perturbation
 
 __all__ = [
     "perturb", "Perturbation", "Failure", "Fault", "image_faults",
     "fgs", "fgv", "hot_cold", "hot_cold_sign", "hard_positive", "steepest",
-    "pgd", "localized_pgd", "targeted", "apgd", "square", "lbfgs", "random_sign",
+    "pgd", "localized_pgd", "targeted", "apgd", "square", "lbfgs", "deepfool", "random_sign",
+    "added", "universal_perturbation", "UniversalPerturbation",
     "Part", "Number", "Mask", "made_finite",
     "Attack", "Problem", "State", "Move", "Around", "Repeat", "RandomStart", "BestOf", "Finish", "RandomSign",
+    "Added", "DeepFool",
     "Stack", "stack",
     "Objective", "CrossEntropy", "Margin", "Targeted", "TargetedDLR", "HotCold",
     "Criterion", "Misclassified", "TargetReached", "criterion_of",

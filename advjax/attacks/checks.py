@@ -13,7 +13,17 @@ from advjax.attacks.part import Part, parts
 from advjax.classifier import Classifier
 from advjax.value import batch_axes, walk
 
-__all__ = ["Facts", "check_asked", "check_facts", "check_inputs", "collect_facts", "on_host"]
+__all__ = [
+    "Facts",
+    "check_asked",
+    "check_classifier",
+    "check_facts",
+    "check_images",
+    "check_inputs",
+    "check_logits",
+    "collect_facts",
+    "on_host",
+]
 
 
 class Facts(NamedTuple):
@@ -37,12 +47,8 @@ def check_inputs(attack: object, classifier: object, images: Any, labels: Any, k
             "attack must be an attack such as fgs() or a stack of them (a class of your own derives from "
             f"advjax.attacks.Attack: see CONTRIBUTING), got {attack!r}"
         )
-    if not isinstance(classifier, Classifier):
-        raise TypeError(
-            f"classifier must be a Classifier (make one with from_nnx, from_linen or from_function), "
-            f"got {type(classifier).__name__}"
-        )
-    _check_images(images, labels)
+    check_classifier(classifier)
+    check_images(images, labels)
     _check_labels(labels, images.shape[0])
     one, extra = (attack.attack, 1) if isinstance(attack, Stack) else (attack, 0)
     axes = batch_axes(one, images.shape[0], extra=extra)
@@ -61,7 +67,32 @@ def check_inputs(attack: object, classifier: object, images: Any, labels: Any, k
     return _check_key(attack, key, images.shape[0])
 
 
-def _check_images(images: Any, labels: Any) -> None:
+def check_classifier(classifier: object) -> None:
+    """Raises TypeError unless it is a `Classifier`."""
+    if not isinstance(classifier, Classifier):
+        raise TypeError(
+            f"classifier must be a Classifier (make one with from_nnx, from_linen or from_function), "
+            f"got {type(classifier).__name__}"
+        )
+
+
+def check_logits(classifier: Classifier, image: jax.Array) -> None:
+    """Raises ValueError unless the classifier gives an image [H, W, C] logits, by tracing alone."""
+    batch = jax.ShapeDtypeStruct((1, *image.shape), image.dtype)
+    try:
+        logits = jax.eval_shape(classifier, batch)
+    except Exception as error:  # whatever the model, or its framework, says of images that it does not take
+        raise ValueError(f"the classifier cannot take images of shape [B, H, W, C] = {batch.shape}: {error}") from error
+    shape = getattr(logits, "shape", None)
+    if shape is None or len(shape) != 2 or shape[0] != 1 or shape[1] < 2:
+        got = type(logits).__name__ if shape is None else shape
+        raise ValueError(
+            f"the classifier must return logits of shape [B, K] with K >= 2 classes, got {got} for a batch of 1"
+        )
+
+
+def check_images(images: Any, labels: Any = None) -> None:
+    """Raises unless they are float images [B, H, W, C], as far as type and shape can tell."""
     wanted = "images must be a float32 array [B, H, W, C] with values in [0, 1]"
     if not isinstance(images, jax.Array | np.ndarray):
         raise TypeError(f"{wanted}, got {type(images).__name__}")

@@ -14,9 +14,9 @@ from advjax.attacks.objectives import best_other
 from advjax.attacks.part import Number, Part
 from advjax.value import number, value
 
-__all__ = ["Criterion", "Misclassified", "TargetReached"]
+__all__ = ["Criterion", "Misclassified", "TargetReached", "clear_lead"]
 
-# See `_clearly_ahead`: shares of the spread of the logits and of the size of the two that are compared.
+# See `clear_lead`: shares of the spread of the logits and of the size of the two that are compared.
 _OF_SPREAD, _OF_SIZE = 1e-5, 2.5e-7
 
 
@@ -98,9 +98,14 @@ class TargetReached(Criterion):
 
 
 def _clearly_ahead(first: jax.Array, second: jax.Array, logits: jax.Array) -> jax.Array:
-    """Whether one logit is above another by more than rounding error: so in any batch, program and device.
+    """Whether one logit is above another by more than rounding error: so in any batch, program and device."""
+    return first - second > clear_lead(first, second, logits)
 
-    The bar has two parts.  Each of the two may be off by one step of float32 at its size, 1.2e-7 of it at most.  And
+
+def clear_lead(first: jax.Array, second: jax.Array, logits: jax.Array) -> jax.Array:
+    """The bar over which the lead of one of logits [K] over another is no rounding error.
+
+    It has two parts.  Each of the two may be off by one step of float32 at its size, 1.2e-7 of it at most.  And
     the sums that they come from were as large as the logits are spread, which is taken to be the distance from the
     largest logit to the one a third of the way down: a common offset of all logits does not change it, nor do masked
     classes (-1e9, -infinity), which are far down.  Where a mask leaves little but the two, the spread counts as at
@@ -116,4 +121,4 @@ def _clearly_ahead(first: jax.Array, second: jax.Array, logits: jax.Array) -> ja
     # A masked class has no size.
     size = jnp.max(jnp.where(jnp.isfinite(pair), jnp.abs(pair), jnp.zeros_like(pair)))
     spread = jnp.fmin(top[0] - top[third], 32 * size) if classes > 2 else 0.1 * size
-    return first - second > _OF_SPREAD * spread + _OF_SIZE * size
+    return _OF_SPREAD * spread + _OF_SIZE * size

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from advjax.attacks.attack import Attack, Failure, Problem, Stack
-from advjax.attacks.checks import Facts, check_facts, check_inputs, collect_facts, on_host
+from advjax.attacks.checks import Facts, check_facts, check_inputs, check_logits, collect_facts, on_host
 from advjax.attacks.consistency import consistency_faults
 from advjax.attacks.constraints import Quantize
 from advjax.attacks.faults import image_faults, model_faults, target_faults, warn_faults
@@ -161,7 +161,7 @@ def _attack_one(attack: Attack, classifier: Classifier, image: jax.Array, label:
     def logits_of(image: jax.Array) -> jax.Array:
         return classifier(image[None])[0].astype(image.dtype)
 
-    _check_classifier(classifier, image)
+    check_logits(classifier, image)
     clean_logits = logits_of(image)
     problem = Problem(logits_of, image, label, clean_logits)
     state = attack.step(problem, attack.init(problem, key))
@@ -190,20 +190,6 @@ def _attack_one(attack: Attack, classifier: Classifier, image: jax.Array, label:
         faults=jnp.zeros_like(label) | target_faults(attack, clean_logits.shape[-1]),
     )
     return _Outcome(perturbation, clean_logits)
-
-
-def _check_classifier(classifier: Classifier, image: jax.Array) -> None:
-    batch = jax.ShapeDtypeStruct((1, *image.shape), image.dtype)
-    try:
-        logits = jax.eval_shape(classifier, batch)
-    except Exception as error:  # whatever the model, or its framework, says of images that it does not take
-        raise ValueError(f"the classifier cannot take images of shape [B, H, W, C] = {batch.shape}: {error}") from error
-    shape = getattr(logits, "shape", None)
-    if shape is None or len(shape) != 2 or shape[0] != 1 or shape[1] < 2:
-        got = type(logits).__name__ if shape is None else shape
-        raise ValueError(
-            f"the classifier must return logits of shape [B, K] with K >= 2 classes, got {got} for a batch of 1"
-        )
 
 
 def _on_auto_axes(array: Any) -> Any:

@@ -28,7 +28,7 @@ class Perturbation:
         `advjax.attacks.criteria`).
       scale: distance along the last ray, in units of the ray (linf units in [0, 1] for `fgs`, `fgv`, `hot_cold`),
         before any last constraint (`Finish`). For `apgd` the step size that a
-        next step of its last run would have had; 0 for `square` and `lbfgs`.
+        next step of its last run would have had; 0 for attacks that do not go along one ray.
       l0: number of pixel positions changed.
       l1, l2, linf: norms of the difference, in units of [0, 1].
       calls: evaluations of the model: forward passes, a gradient counting as one.

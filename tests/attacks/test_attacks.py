@@ -38,7 +38,9 @@ from advjax.attacks import (
     Repeat,
     Sign,
     Targeted,
+    added,
     apgd,
+    deepfool,
     lbfgs,
     localized_pgd,
     random_sign,
@@ -50,6 +52,7 @@ from tests.models_for_tests import convolutional, convolutional_weights, grid_im
 
 MASK = np.zeros((8, 8, 1), np.int32)
 MASK[2:7, 1:6] = 1
+SIGNS = np.random.default_rng(2).choice(np.float32([-1, 1]), (8, 8, 1))
 BASIS = np.random.default_rng(1).normal(size=(20, 8, 8, 1)).astype(np.float32)
 
 ATTACKS = {
@@ -73,12 +76,15 @@ ATTACKS = {
         "background", 0.3, step_size=0.1, steps=4, localize="inside", **o
     ),
     "lbfgs": lambda **o: lbfgs(steps=6, searches=5, **o),
+    "deepfool": lambda **o: deepfool(**o),
+    "deepfool linf": lambda **o: deepfool(norm="linf", steps=8, overshoot=0.1, classes=3, **o),
     "apgd linf": lambda **o: apgd(0.1, steps=6, **o),
     "apgd l2": lambda **o: apgd(1.0, norm="l2", steps=6, objective="dlr-targeted", targets=2, **o),
     "square linf": lambda **o: square(0.1, queries=60, **o),
     "square l2": lambda **o: square(1.0, norm="l2", queries=60, **o),
     "random_sign": lambda **o: random_sign(0.9, **o),
     "random_sign of the batch": lambda **o: random_sign(0.9, 0.3, "batch", mean=0.5, **o),
+    "added": lambda **o: added(0.1 * SIGNS, **o),
     "targeted boundary": lambda **o: targeted(fgv(**o), 2),
     "targeted": lambda **o: targeted(pgd(0.3, step_size=0.1, steps=4, restarts=2, **o), 2),
     "pgd linf": lambda **o: pgd(0.1, step_size=0.03, steps=4, **o),
@@ -97,6 +103,7 @@ BALLS = {
     "apgd l2": ("l2", 1.0),
     "square linf": ("linf", 0.1),
     "square l2": ("l2", 1.0),
+    "added": ("linf", 0.1),
     "targeted": ("linf", 0.3),
     "pgd linf": ("linf", 0.1),
     "pgd l2": ("l2", 1.0),
@@ -175,7 +182,7 @@ def test_every_attack(name, masked, problem):
 
 def test_every_named_attack_is_in_the_table():
     own = {name for name in advjax.__all__ if isfunction(getattr(advjax, name)) and name in advjax.attacks.__all__}
-    assert own - {"perturb", "stack"} == {name.split()[0] for name in ATTACKS}
+    assert own - {"perturb", "stack", "universal_perturbation"} == {name.split()[0] for name in ATTACKS}
 
 
 @pytest.mark.parametrize("build", [fgs, fgv], ids=["sign", "value"])
@@ -270,7 +277,9 @@ BOUND = {
     "apgd l2": lambda e, **o: apgd(e, norm="l2", steps=5, **o),
     "square linf": lambda e, **o: square(e, queries=20, **o),
     "square l2": lambda e, **o: square(e, norm="l2", queries=20, **o),
+    "added linf": lambda e, **o: added(np.reshape(e, (-1, 1, 1, 1)) * SIGNS, **o),
     "lbfgs": lambda _e, **o: lbfgs(1, steps=4, searches=3, **o),
+    "deepfool": lambda _e, **o: deepfool(steps=4, **o),
 }
 
 
@@ -290,7 +299,7 @@ def test_any_mask_and_per_image_radius_hold_on_every_pixel(name, seed, scale):
     pixels = np.asarray(result.image)
     np.testing.assert_array_equal(pixels[mask == 0], images[mask == 0])
     np.testing.assert_array_equal(pixels, np.round(pixels * 255).astype(np.uint8) / np.float32(255))
-    if name != "lbfgs":
+    if name not in ("lbfgs", "deepfool"):
         change = (pixels - images).reshape(4, -1).astype(np.float64)
         size = np.linalg.norm(change, {"l2": 2, "l1": 1}.get(norm, np.inf), axis=1)
         # Rounding inward keeps a level within 1e-4 of it: 1e-4/255 on each of 64 pixels at most.

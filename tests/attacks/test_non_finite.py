@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from advjax import Failure, fgs, from_function, perturb, pgd
-from advjax.attacks import BestOf, apgd, lbfgs, square
+from advjax.attacks import BestOf, apgd, deepfool, lbfgs, square
 from advjax.attacks.attack import made_finite
 from tests.models_for_tests import grid_images, linear, linear_weights
 
@@ -20,6 +20,7 @@ ATTACKS = {
     "restarts": BestOf(pgd(1.0, norm="l2", step_size=0.5, steps=3), 2),
     "apgd": apgd(0.1, steps=4, random_start=False),
     "lbfgs": lbfgs(steps=4, searches=4),
+    "deepfool": deepfool(),
 }
 SLOW = {"pgd", "restarts"}
 

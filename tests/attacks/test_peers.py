@@ -1,4 +1,4 @@
-"""PGD and FGSM against Foolbox on PyTorch, APGD and Square against torchattacks: one LeNet, copied."""
+"""PGD, FGSM and DeepFool against Foolbox on PyTorch, APGD and Square against torchattacks: one LeNet, copied."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from advjax import fgs, from_nnx, perturb, pgd
+from advjax import deepfool, fgs, from_nnx, perturb, pgd
 from advjax.attacks import apgd, square
 from advjax.models import LeNet
 from tests.models_for_tests import grid_images
@@ -98,6 +98,34 @@ def _problem(image):
     from advjax.attacks.attack import Problem
 
     return Problem(lambda x: x, image, jnp.int32(0), jnp.zeros(2, image.dtype))
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_deepfool_is_that_of_foolbox(norm):
+    import foolbox
+    import torch
+
+    base = {"l2": foolbox.attacks.L2DeepFoolAttack, "linf": foolbox.attacks.LinfDeepFoolAttack}[norm]
+
+    class WithoutSlack(base):
+        """Foolbox adds 1e-4 to each distance, which the authors' code does not."""
+
+        def get_perturbations(self, distances, grads):
+            return super().get_perturbations(distances - 1e-4, grads)
+
+    images = grid_images(2, (12, 28, 28, 1)).astype(np.float64)
+    with jax.enable_x64(True):
+        classifier, copy = build(np.float64)
+        labels = classifier(jnp.asarray(images)).argmax(-1).astype(jnp.int32)
+        result = perturb(deepfool(norm=norm, classes=6, levels=None), classifier, jnp.asarray(images), labels)
+    model = foolbox.PyTorchModel(copy, bounds=(0, 1), device="cpu")
+    given, right = torch.tensor(images.transpose(0, 3, 1, 2).copy()), torch.tensor(np.array(labels)).long()
+    theirs, _, fooled = WithoutSlack(candidates=6)(model, given, right, epsilons=None)
+    assert fooled.all()
+    assert result.success.all()
+    # It goes on where the lead is within float32's rounding error, as it is after the last of several steps.
+    near = np.abs(theirs.detach().numpy().transpose(0, 2, 3, 1) - np.asarray(result.image)).max((1, 2, 3))
+    assert near.max() < 1e-5
 
 
 @pytest.mark.parametrize("kind", ["apgd", "apgd-t", "square"])
