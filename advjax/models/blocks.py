@@ -1,5 +1,7 @@
 """What the families share: normalization of the images, initializers, convolutions without bias."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -17,6 +19,7 @@ __all__ = [
     "caffe_input",
     "conv",
     "flatten",
+    "input_channels",
     "normalize",
 ]
 
@@ -41,6 +44,27 @@ def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
     """
     shift, scale = (jnp.asarray(each, images.dtype)[None, None, None] for each in (mean, std))
     return (images - shift) / scale
+
+
+def input_channels(
+    mean: Sequence[float], std: Sequence[float], *, caffe: bool = False, small_images: bool = False
+) -> int:
+    """The number of channels that a network reads: `mean` and `std` hold a number for each.
+
+    Raises:
+        ValueError: they are not as many or not all standard deviations are positive; or a network with `caffe`, whose
+            authors fixed both the colors and the stem, is asked for other ones.
+
+    >>> input_channels((0.1307,), (0.3081,))
+    1
+    """
+    if not mean or len(mean) != len(std) or not min(std) > 0:
+        raise ValueError(f"mean and std must hold a number for each channel, std positive ones, got {mean} and {std}")
+    if caffe and (small_images or (tuple(mean), tuple(std)) != (IMAGENET_MEAN, IMAGENET_STD)):
+        raise ValueError(
+            "caffe must be False with small_images, mean or std: its authors fixed the stem and the colors"
+        )
+    return len(mean)
 
 
 def caffe_input(images: jax.Array, bgr_mean: tuple[float, ...], scale: float = 1.0) -> jax.Array:

@@ -1,4 +1,4 @@
-"""DenseNet-169 for ImageNet: every layer of a block reads the outputs of all layers before it."""
+"""DenseNet-169, also for small images: every layer of a block reads the outputs of all layers before it."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from advjax.models.blocks import HE_FAN_IN, IMAGENET_MEAN, IMAGENET_STD, caffe_input, conv, normalize
+from advjax.models.blocks import HE_FAN_IN, IMAGENET_MEAN, IMAGENET_STD, caffe_input, conv, input_channels, normalize
 from advjax.models.checkpoint_names import Names, caffe_names, names_of, torch_name
 from advjax.models.layers import avg_pool, batch_norm, check_images, fan_in_uniform, max_pool
 from advjax.models.taps import Tap, untapped
@@ -29,7 +29,11 @@ class DenseNet(nnx.Module):
 
     and between the blocks BN -> ReLU -> conv 1x1 halves the channels and a mean pool 2/2 the image. At the end
     BN -> ReLU -> mean over the image -> dense. Kernels start as N(0, 2 / fan_in), the dense layer as
-    U(+-1/sqrt(fan_in)) with bias 0 (torchvision). Images are normalized by ImageNet's mean and standard deviation.
+    U(+-1/sqrt(fan_in)) with bias 0 (torchvision). Images are normalized by `mean` and `std`.
+
+    With `small_images` the stem is a conv 3x3/1 of 2 `growth` channels and nothing else, as in the paper's networks for
+    CIFAR (which have three blocks): the network does not reduce by 32 but by 8, to 4x4 from images of 32x32 and to 3x3
+    from 28x28. DenseNet-169 has 12,493,322 parameters then with 10 classes.
 
     Args:
         depths: layers of each block.
@@ -37,6 +41,8 @@ class DenseNet(nnx.Module):
         growth: channels that a layer appends.
         caffe: read images as the public Caffe copy of the network does (gray levels in blue, green, red less
             (103.94, 116.78, 123.68), times 0.017), and its weights.
+        small_images: the stem for images of about 32x32.
+        mean, std: of the images' channels, as many as these have; the defaults are ImageNet's. Not with `caffe`.
         rngs: `nnx.Rngs`; the stream `params` draws the weights.
 
     Taps: input, stem, denseblock1/0/relu (what the first layer's convolutions read), denseblock1/1/relu, ...
@@ -56,14 +62,20 @@ class DenseNet(nnx.Module):
         *,
         growth: int = 32,
         caffe: bool = False,
+        small_images: bool = False,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
         rngs: nnx.Rngs,
     ) -> None:
         if not depths or min(depths) < 1:
             raise ValueError(f"depths must be numbers of layers, 1 or more each, got {tuple(depths)}")
+        inputs = input_channels(mean, std, caffe=caffe, small_images=small_images)
         self.blocks, self.caffe = len(depths), caffe
+        self.mean, self.std = tuple(mean), tuple(std)
         channels = 2 * growth
-        self.conv0 = conv(3, channels, 7, 2, kernel_init=HE_FAN_IN, rngs=rngs)
-        self.norm0 = batch_norm(channels, rngs=rngs)
+        size, stride = (3, 1) if small_images else (7, 2)
+        self.conv0 = conv(inputs, channels, size, stride, kernel_init=HE_FAN_IN, rngs=rngs)
+        self.norm0 = None if small_images else batch_norm(channels, rngs=rngs)
         for block, depth in enumerate(depths, 1):
             layers = [_DenseLayer(channels + i * growth, growth, rngs) for i in range(depth)]
             setattr(self, f"denseblock{block}", nnx.List(layers))
@@ -74,20 +86,28 @@ class DenseNet(nnx.Module):
         self.norm5 = batch_norm(channels, rngs=rngs)
         self.classifier = nnx.Linear(channels, num_classes, kernel_init=fan_in_uniform(channels), rngs=rngs)
 
-    def __call__(self, images: jax.Array, tap: Tap = untapped) -> jax.Array:
-        """Logits float32 [B, num_classes] of RGB images float32 [B, H, W, 3] in [0, 1]; 224x224 in the paper."""
-        check_images(images, None, None, 3)
-        caffe = self.caffe
-        x = caffe_input(images, _BGR_MEAN, _BGR_SCALE) if caffe else normalize(images, IMAGENET_MEAN, IMAGENET_STD)
-        x = tap("input", x)
-        x = tap("stem", max_pool(nnx.relu(self.norm0(self.conv0(x))), 3, 2, 1))
+    def trunk(self, images: jax.Array, tap: Tap = untapped) -> jax.Array:
+        """The features before the mean, float32 [B, H/32, W/32, F], of images as in a call.
+
+        With `small_images` [B, H/8, W/8, F]; sizes are rounded down. F is 1664 in DenseNet-169.
+        """
+        check_images(images, None, None, len(self.mean))
+        x = caffe_input(images, _BGR_MEAN, _BGR_SCALE) if self.caffe else normalize(images, self.mean, self.std)
+        x = self.conv0(tap("input", x))
+        if self.norm0 is not None:
+            x = max_pool(nnx.relu(self.norm0(x)), 3, 2, 1)
+        x = tap("stem", x)
         for block in range(1, self.blocks + 1):
             for index, layer in enumerate(getattr(self, f"denseblock{block}")):
                 x = layer(x, f"denseblock{block}/{index}", tap)
             x = tap(f"denseblock{block}", x)
             if block < self.blocks:
                 x = tap(f"transition{block}", getattr(self, f"transition{block}")(x))
-        x = tap("pool", nnx.relu(self.norm5(x)).mean((1, 2)))
+        return nnx.relu(self.norm5(x))
+
+    def __call__(self, images: jax.Array, tap: Tap = untapped) -> jax.Array:
+        """Logits float32 [B, num_classes] of images float32 [B, H, W, C] in [0, 1]; 224x224 in RGB in the paper."""
+        x = tap("pool", self.trunk(images, tap).mean((1, 2)))
         return tap("penultimate", self.classifier(x))
 
     @property

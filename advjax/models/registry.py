@@ -4,21 +4,23 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 from flax import nnx
 
 from advjax.data.crops import CenterCrop
+from advjax.models.blocks import CIFAR10_MEAN, CIFAR10_STD
 from advjax.models.capsnet import CapsNet
 from advjax.models.condensenet import CondensedNet, CondenseNet
 from advjax.models.counting import abstract, count_macs, count_parameters
-from advjax.models.densenet import densenet169
+from advjax.models.densenet import DenseNet, densenet169
 from advjax.models.googlenet import GoogLeNet
 from advjax.models.inception import InceptionV3
 from advjax.models.lenet import LeNet, LeNetRelu
 from advjax.models.madry import MadryNet
 from advjax.models.mobilenet import MobileNetV1, MobileNetV2
 from advjax.models.nasnet import nasnet_a_large, nasnet_a_mobile
-from advjax.models.resnet import resnet50, resnet101, resnet152
+from advjax.models.resnet import ResNet, resnet50, resnet101, resnet152
 from advjax.models.senet import se_resnet50, senet154
 from advjax.models.shaham import ShahamNet
 from advjax.models.shufflenet import ShuffleNet
@@ -70,6 +72,7 @@ class Network:
 
 
 _DIGIT, _CIFAR, _IMAGENET = (28, 28, 1), (32, 32, 3), (224, 224, 3)
+_SMALL: dict[str, Any] = {"small_images": True, "mean": CIFAR10_MEAN, "std": CIFAR10_STD}
 
 NETWORKS: Mapping[str, Network] = MappingProxyType(
     {
@@ -85,6 +88,13 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
         "wrn-16-8": Network(wrn_16_8, _CIFAR, "Zagoruyko and Komodakis 2016", "11.0M"),
         "stochastic-resnet110": Network(stochastic_resnet110, _CIFAR, "Huang et al. 2016", "1.7M"),
         "stochastic-resnet152": Network(stochastic_resnet152, _CIFAR, "Huang et al. 2016"),
+        "resnet50-cifar": Network(
+            partial(ResNet, (3, 4, 6, 3), 10, **_SMALL), _CIFAR, "He et al. 2016; public CIFAR code"
+        ),
+        "resnet101-cifar": Network(
+            partial(ResNet, (3, 4, 23, 3), 10, **_SMALL), _CIFAR, "He et al. 2016; public CIFAR code"
+        ),
+        "densenet169-cifar": Network(partial(DenseNet, (6, 12, 32, 32), 10, **_SMALL), _CIFAR, "Huang et al. 2017"),
         "vgg16": Network(Vgg16, _IMAGENET, "Simonyan and Zisserman 2015", "138,357,544"),
         "vgg16-caffe": Network(partial(Vgg16, caffe=True), _IMAGENET, "Simonyan and Zisserman 2015", "138,357,544"),
         "googlenet": Network(GoogLeNet, _IMAGENET, "Szegedy et al. 2015; BVLC", "13,378,280", squash=True),

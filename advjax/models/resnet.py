@@ -1,11 +1,11 @@
-"""ResNet-50, -101 and -152 for ImageNet, as torchvision has them or as the authors published them in Caffe."""
+"""ResNet-50, -101 and -152: as torchvision has them, as the authors published them in Caffe, and for small images."""
 
 from collections.abc import Callable, Sequence
 
 import jax
 from flax import nnx
 
-from advjax.models.blocks import IMAGENET_MEAN, IMAGENET_STD, caffe_input, conv, normalize
+from advjax.models.blocks import IMAGENET_MEAN, IMAGENET_STD, caffe_input, conv, input_channels, normalize
 from advjax.models.checkpoint_names import Names, caffe_names, names_of, torch_name
 from advjax.models.layers import batch_norm, check_images, fan_in_uniform, max_pool
 from advjax.models.taps import Tap, untapped
@@ -29,7 +29,11 @@ class ResNet(nnx.Module):
     `caffe` in the first 1x1 convolution as in the paper, which costs 6 % fewer multiply-adds.
 
     Kernels start as N(0, 2 / fan_out), the dense layer as U(+-1/sqrt(fan_in)) (torchvision). Images are
-    normalized by ImageNet's mean and standard deviation.
+    normalized by `mean` and `std`.
+
+    With `small_images` the stem is a conv 3x3/1 without a pool, so that the network reduces by 8 and not by 32: to 4x4
+    from images of 32x32 and of 28x28. It is the form of public CIFAR code, from no paper; ResNet-50 has 23,520,842
+    parameters then with 10 classes, and takes 1,298M multiply-adds at 32x32.
 
     `caffe` is the network whose weights the authors published: strides as in the paper, no padding of the first pool
     but sizes rounded up, images as gray levels in blue, green, red less (103.06, 115.90, 123.15), the mean color of
@@ -40,6 +44,8 @@ class ResNet(nnx.Module):
         num_classes: number of logits.
         width: channels of the first stage.
         caffe: be the authors' Caffe network, and read its weights.
+        small_images: the stem for images of about 32x32.
+        mean, std: of the images' channels, as many as these have; the defaults are ImageNet's. Not with `caffe`.
         rngs: `nnx.Rngs`; the stream `params` draws the weights.
 
     Taps: input, stem, layer1/0, layer1/1, ... layer4/2 (each block), pool, penultimate. What each block reads
@@ -59,12 +65,18 @@ class ResNet(nnx.Module):
         *,
         width: int = 64,
         caffe: bool = False,
+        small_images: bool = False,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
         rngs: nnx.Rngs,
     ) -> None:
         if len(depths) != 4 or min(depths) < 1:
             raise ValueError(f"depths must be four numbers of blocks, 1 or more each, got {tuple(depths)}")
-        self.caffe = caffe
-        self.conv1 = conv(3, width, 7, 2, rngs=rngs)
+        channels = input_channels(mean, std, caffe=caffe, small_images=small_images)
+        self.caffe, self.small_images = caffe, small_images
+        self.mean, self.std = tuple(mean), tuple(std)
+        size, stride = (3, 1) if small_images else (7, 2)
+        self.conv1 = conv(channels, width, size, stride, rngs=rngs)
         self.bn1 = batch_norm(width, rngs=rngs)
         inputs = width
         for stage, depth in enumerate(depths):
@@ -78,18 +90,23 @@ class ResNet(nnx.Module):
         self.fc = nnx.Linear(inputs, num_classes, kernel_init=uniform, bias_init=uniform, rngs=rngs)
 
     def trunk(self, images: jax.Array, tap: Tap = untapped) -> jax.Array:
-        """The features before the mean, float32 [B, H/32, W/32, 32 `width`], of images as in a call."""
-        check_images(images, None, None, 3)
-        x = caffe_input(images, _BGR_MEAN) if self.caffe else normalize(images, IMAGENET_MEAN, IMAGENET_STD)
+        """The features before the mean, float32 [B, H/32, W/32, 32 `width`], of images as in a call.
+
+        With `small_images` [B, H/8, W/8, 32 `width`]; sizes are rounded up.
+        """
+        check_images(images, None, None, len(self.mean))
+        x = caffe_input(images, _BGR_MEAN) if self.caffe else normalize(images, self.mean, self.std)
         x = nnx.relu(self.bn1(self.conv1(tap("input", x))))
-        x = tap("stem", max_pool(x, 3, 2, ceil=True) if self.caffe else max_pool(x, 3, 2, 1))
+        if not self.small_images:
+            x = max_pool(x, 3, 2, ceil=True) if self.caffe else max_pool(x, 3, 2, 1)
+        x = tap("stem", x)
         for stage in range(1, 5):
             for index, block in enumerate(getattr(self, f"layer{stage}")):
                 x = tap(f"layer{stage}/{index}", block(x))
         return x
 
     def __call__(self, images: jax.Array, tap: Tap = untapped) -> jax.Array:
-        """Logits float32 [B, num_classes] of RGB images float32 [B, H, W, 3] in [0, 1]; 224x224 in the paper."""
+        """Logits float32 [B, num_classes] of images float32 [B, H, W, C] in [0, 1]; 224x224 in RGB in the paper."""
         x = tap("pool", self.trunk(images, tap).mean((1, 2)))
         return tap("penultimate", self.fc(x))
 

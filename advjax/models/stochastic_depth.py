@@ -80,8 +80,8 @@ class StochasticDepthResNet(nnx.Module):
         init = fan_in_uniform(inputs)
         self.fc = nnx.Linear(inputs, num_classes, kernel_init=init, bias_init=init, rngs=rngs)
 
-    def __call__(self, images: jax.Array, tap: Tap = untapped) -> jax.Array:
-        """Logits float32 [B, num_classes] of images float32 [B, H, W, 3] in [0, 1]; 32x32 in the paper."""
+    def trunk(self, images: jax.Array, tap: Tap = untapped) -> jax.Array:
+        """The features before the mean, float32 [B, H/4, W/4, 64], of images as in a call."""
         check_images(images, None, None, 3)
         open_gates = None
         if not self.deterministic:
@@ -97,7 +97,11 @@ class StochasticDepthResNet(nnx.Module):
                     residual = nnx.cond(open_gates[count], _run, _skip, block, x)
                 x = tap(f"block{stage}/{index}", nnx.relu(residual + _shortcut(x, residual.shape)))
                 count += 1
-        x = tap("pool", x.mean((1, 2)))
+        return x
+
+    def __call__(self, images: jax.Array, tap: Tap = untapped) -> jax.Array:
+        """Logits float32 [B, num_classes] of images float32 [B, H, W, 3] in [0, 1]; 32x32 in the paper."""
+        x = tap("pool", self.trunk(images, tap).mean((1, 2)))
         return tap("penultimate", self.fc(x))
 
     @property

@@ -42,9 +42,10 @@ def untapped(name: str, x: jax.Array) -> jax.Array:
 def features(model: nnx.Module, images: jax.Array) -> dict[str, jax.Array]:
     """What the network's taps see, by name, in the order of the forward pass.
 
-    The first is "input", the images as the network normalizes them; the last is "penultimate", the logits. It
-    may be called inside `jit`, `vmap` and `eval_shape`, which return dictionaries sorted by name. The model is
-    used in the mode that it is in.
+    The first is "input", the images as the network normalizes them; the last is "penultimate", the logits. The one
+    before these is what the last dense layer reads, [B, F], in all networks but SqueezeNet (its last convolution's
+    input) and CapsNet (its capsules). It may be called inside `jit`, `vmap` and `eval_shape`, which return dictionaries
+    sorted by name. The model is used in the mode that it is in.
 
     Args:
         model: a network of `advjax.models`.

@@ -71,15 +71,19 @@ class WideResNet(nnx.Module):
         self.bn = batch_norm(inputs, rngs=rngs)
         self.fc = nnx.Linear(inputs, num_classes, kernel_init=fan_in_uniform(inputs), bias_init=_ZEROS, rngs=rngs)
 
-    def __call__(self, images: jax.Array, tap: Tap = untapped) -> jax.Array:
-        """Logits float32 [B, num_classes] of images float32 [B, H, W, 3] in [0, 1]; 32x32 in the paper."""
+    def trunk(self, images: jax.Array, tap: Tap = untapped) -> jax.Array:
+        """The features before the mean, float32 [B, H/4, W/4, 64 `width`], of images as in a call."""
         check_images(images, None, None, 3)
         x = tap("input", normalize(images, self.mean, self.std))
         x = tap("stem", self.conv1(x))
         for stage in (1, 2, 3):
             for index, block in enumerate(getattr(self, f"block{stage}")):
                 x = tap(f"block{stage}/{index}", block(x, f"block{stage}/{index}", tap))
-        x = tap("pool", nnx.relu(self.bn(x)).mean((1, 2)))
+        return nnx.relu(self.bn(x))
+
+    def __call__(self, images: jax.Array, tap: Tap = untapped) -> jax.Array:
+        """Logits float32 [B, num_classes] of images float32 [B, H, W, 3] in [0, 1]; 32x32 in the paper."""
+        x = tap("pool", self.trunk(images, tap).mean((1, 2)))
         return tap("penultimate", self.fc(x))
 
     @property

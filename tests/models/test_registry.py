@@ -1,5 +1,6 @@
 """Sizes of all networks against published and independently computed numbers; counting; the printed table."""
 
+import collections
 import functools
 import subprocess
 import sys
@@ -28,6 +29,9 @@ _SIZES = {
     "wrn-16-8": (10_961_370, 1_548),
     "stochastic-resnet110": (1_732_010, 253),
     "stochastic-resnet152": (2_414_090, 352),
+    "resnet50-cifar": (23_520_842, 1_298),
+    "resnet101-cifar": (42_512_970, 2_510),
+    "densenet169-cifar": (12_493_322, 1_060),
     "vgg16": (138_357_544, 15_470),
     "vgg16-caffe": (138_357_544, 15_470),
     "googlenet": (13_378_280, 1_582.7),
@@ -66,6 +70,10 @@ _SIZES = {
 # The families that checkpoints are published for.
 _PUBLISHED = ("vgg16", "googlenet", "resnet", "densenet", "inception", "nasnet", "senet", "se-resnet", "squeezenet")
 _OTHERS_PUBLISHED = ("lenet", "mobilenet-tflite", "mobilenet-0.25-128-tflite", "mobilenet-v2", "mobilenet-v2-tflite")
+# SqueezeNet ends in a convolution, CapsNet in the capsules' lengths; all others in a dense layer, of which CondensedNet
+# picks the inputs (in a function of its own, "jit") and TensorFlow's MobileNets drop the background's logit.
+_NO_DENSE_END = ("squeezenet", "capsnet")
+_DENSE = {"dot_general", "reshape", "broadcast_in_dim", "add", "jit", "slice"}
 _SCALE = {"G": 1e9, "M": 1e6}
 # Of the size of their twins: they differ in what they read.
 _TWINS = (
@@ -138,12 +146,15 @@ def test_taps_begin_with_the_input_and_end_with_the_logits(name):
     hidden, shapes = model.hidden_taps, {}
 
     def logits(state, images, factors):
+        given = []
+
         def tap(name, x):
             assert name not in shapes
             shapes[name] = x.shape
-            return x * factors[name] if name in factors else x
+            given.append(x * factors[name] if name in factors else x)
+            return given[-1]
 
-        return nnx.merge(graphdef, state, copy=True)(images, tap)
+        return nnx.merge(graphdef, state, copy=True)(images, tap), given[-2]
 
     factors = dict.fromkeys(hidden, jax.ShapeDtypeStruct((), jnp.float32))
     jaxpr = jax.make_jaxpr(logits)(state, images, factors).jaxpr
@@ -157,16 +168,29 @@ def test_taps_begin_with_the_input_and_end_with_the_logits(name):
     assert hidden == tuple(tap for tap in read if tap in hidden)
     assert not {"input", "pool", "penultimate"} & set(hidden)
     assert len(hidden) >= 2
-    assert all(_used(jaxpr)[-len(hidden) :])
+    output, before = jaxpr.outvars
+    used, _ = _used(jaxpr, output)
+    assert all(used[-len(hidden) :])
+    # The tap before the logits is what the last dense layer reads: between them is that layer alone.
+    if not name.startswith(_NO_DENSE_END):
+        used, primitives = _used(jaxpr, output, before)
+        assert not any(used[-1 - len(hidden) :])
+        assert primitives["dot_general"] == 1
+        assert set(primitives) <= _DENSE
+        assert len(shapes[read[-2]]) == 2
 
 
-def _used(jaxpr):
-    """For each input of a program, whether its outputs depend on it, as far as whole equations tell."""
-    needed = set(jaxpr.outvars)
+def _used(jaxpr, output, before=None):
+    """Whether `output` of a program depends on each of its inputs, and by which primitives.
+
+    As far as whole equations tell, and other than by way of `before`.
+    """
+    needed, primitives = {output}, collections.Counter()
     for equation in reversed(jaxpr.eqns):
-        if needed & set(equation.outvars):
+        if needed & set(equation.outvars) and before not in equation.outvars:
+            primitives[equation.primitive.name] += 1
             needed |= {each for each in equation.invars if not isinstance(each, Literal)}
-    return [each in needed for each in jaxpr.invars]
+    return [each in needed for each in jaxpr.invars], primitives
 
 
 @pytest.mark.parametrize("name", [*_OTHERS_PUBLISHED, *(name for name in NETWORKS if name.startswith(_PUBLISHED))])

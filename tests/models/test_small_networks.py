@@ -80,7 +80,8 @@ def test_madry_equals_torch():
 
 
 @pytest.mark.peers
-def test_vgg_equals_torch():
+@pytest.mark.parametrize(("size", "channels", "width"), [(32, 3, 64), (28, 1, 4)])
+def test_vgg_equals_torch(size, channels, width):
     torch = pytest.importorskip("torch")
     nn, functional = torch.nn, torch.nn.functional
 
@@ -95,16 +96,16 @@ def test_vgg_equals_torch():
     class Vgg(nn.Module):
         def __init__(self):
             super().__init__()
-            widths = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-            inputs, stages = 3, nn.ModuleList()
-            for widths_of_stage in widths:
+            inputs, stages = channels, nn.ModuleList()
+            for multiple, depth in ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3)):
                 stage = nn.ModuleList()
-                for outputs in widths_of_stage:
-                    stage.append(Unit(inputs, outputs))
-                    inputs = outputs
+                for _ in range(depth):
+                    stage.append(Unit(inputs, multiple * width))
+                    inputs = multiple * width
                 stages.append(stage)
             self.stages = stages
-            self.dense1, self.norm, self.dense2 = nn.Linear(512, 512), nn.BatchNorm1d(512), nn.Linear(512, 10)
+            self.dense1, self.norm = nn.Linear(inputs, inputs), nn.BatchNorm1d(inputs)
+            self.dense2 = nn.Linear(inputs, 10)
 
         def forward(self, x):
             for stage in self.stages:
@@ -113,7 +114,9 @@ def test_vgg_equals_torch():
                 x = functional.max_pool2d(x, 2, ceil_mode=True)
             return self.dense2(torch.relu(self.norm(self.dense1(x.flatten(1)))))
 
-    model, images = filled(lambda rngs: VggCifar(mean=(0, 0, 0), std=(1, 1, 1), rngs=rngs)), _images(2, 32, 32, 3)
+    plain = {"mean": (0,) * channels, "std": (1,) * channels}
+    model = filled(lambda rngs: VggCifar(width=width, **plain, rngs=rngs))
+    images = _images(2, size, size, channels)
     assert_close(our_logits(model, images), torch_logits(copy_to_torch(model, Vgg()), images))
 
 
@@ -157,15 +160,22 @@ def test_madry_starts_as_the_challenge_does():
         assert np.all(layer.bias[...] == np.float32(0.1))
 
 
-@pytest.mark.parametrize(("make", "shape", "channels"), [(ShahamNet, 32, 1), (MadryNet, 28, 1), (VggCifar, 32, 3)])
+@pytest.mark.parametrize(("make", "shape", "channels"), [(ShahamNet, 32, 1), (MadryNet, 28, 1)])
 def test_other_shapes_are_refused(make, shape, channels):
     with pytest.raises(ValueError, match=rf"images must have shape \[B, {shape}, {shape}, {channels}\], got"):
         nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))(jnp.zeros((2, 30, 30, channels))))
 
 
-def test_vgg_needs_three_means():
-    with pytest.raises(ValueError, match="mean and std must hold 3 numbers each"):
-        VggCifar(mean=(0.5,), rngs=nnx.Rngs(0))
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((2, 33, 32, 3), r"images must be 32x32 or smaller, got \(2, 33, 32, 3\)"),
+        ((2, 32, 32, 1), r"images must have shape \[B, H, W, 3\], got \(2, 32, 32, 1\)"),
+    ],
+)
+def test_other_shapes_are_refused_by_vgg(shape, message):
+    with pytest.raises(ValueError, match=message):
+        nnx.eval_shape(lambda: VggCifar(rngs=nnx.Rngs(0))(jnp.zeros(shape)))
 
 
 @pytest.mark.parametrize(
