@@ -107,7 +107,7 @@ class Generator(nnx.Module):
 
     v is in the units of the network that it is made for: where that divides the images' channels by `std`, as most
     networks do, `std` v is what changes in pixels in [0, 1]. So the mean of v^2 that the generator is trained to keep
-    small is measured as that network sees it; with `std=(1.0,)` both units are the same.
+    small is measured as that network sees it. With the default both units are the same, as for the paper's STL-10.
 
     Where the decoder gives more pixels than the image has, the middle is cut out: 32x32 for images of 28x28.
 
@@ -133,7 +133,7 @@ class Generator(nnx.Module):
     (2, 32, 32, 3)
     """
 
-    def __init__(self, encoder: nnx.Module, decoder: nnx.Module, *, std: Sequence[float]) -> None:
+    def __init__(self, encoder: nnx.Module, decoder: nnx.Module, *, std: Sequence[float] = (1.0,)) -> None:
         if not std or not min(std) > 0:
             raise ValueError(f"std must hold positive numbers, one or one for each channel, got {tuple(std)}")
         self.encoder = _with_trunk(encoder, "encoder")
@@ -163,7 +163,7 @@ def generator(
     network: nnx.Module,
     shape: tuple[int, int, int],
     *,
-    std: Sequence[float],
+    std: Sequence[float] = (1.0,),
     channels: Sequence[int] | None = None,
     rngs: nnx.Rngs,
 ) -> Generator:
