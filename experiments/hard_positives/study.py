@@ -2,7 +2,7 @@
 
     python -m experiments hard_positives --preset quick   # scikit-learn's digits: minutes on two cores
     python -m experiments hard_positives --preset cpu     # MNIST, one base network: about an hour on two cores
-    python -m experiments hard_positives --preset cpu3    # MNIST, three base networks: three to four hours of two cores
+    python -m experiments hard_positives --preset cpu3    # MNIST, three base networks: two to four hours of two cores
     python -m experiments hard_positives --preset figures # Figs. 2, 4, 5 alone: minutes, with --set base=WEIGHTS
     python -m experiments hard_positives --preset paper   # MNIST, the whole experiment: one GPU
 

@@ -3,6 +3,7 @@
 import csv
 import pathlib
 import re
+from statistics import mean, stdev
 
 import pytest
 
@@ -36,6 +37,24 @@ def test_hard_positives_errors_and_distances():
     for kind, anchor in {"FGS": 30.5, "FGV": 18.9, "HC-1": 18.8, "HC-5": 21.3, "HC-9": 23.6}.items():
         off = 100 * (l2[kind] / anchor - 1)
         assert f"{abs(off):.1f} % {'lower' if off < 0 else 'higher'} for {kind}" in text, kind
+
+
+def test_hard_positives_with_three_networks_a_row():
+    text, found = readme("hard_positives"), metrics("hard_positives", "cpu3")
+    errors = {}
+    for row in found:
+        if row["metric"] == "error" and row["attack"] in ("", "all"):
+            errors.setdefault((row["network"], row["attack"]), []).append(100 * float(row["value"]))
+    rows = {name for name, _ in errors}
+    assert len(rows) == 8
+    for name in rows:
+        clean, attacked = errors[name, ""], errors[name, "all"]
+        assert len(clean) == len(attacked) == 3
+        cells = f"{mean(clean):.3f} ± {stdev(clean):.3f} | {mean(attacked):.2f} ± {stdev(attacked):.2f}"
+        assert f"| {name} | {cells} |" in text, name
+    best = mean(errors["HC-D-9-1.05", ""])
+    assert f"{100 * (1 - best / mean(errors['Basic LeNet', ''])):.2f} % less clean error than the base (" in text
+    assert f"{100 * (best / mean(errors['FGS', '']) - 1):.2f} % more than FGS" in text
 
 
 def test_hard_positives_of_caffes_own_lenet():
