@@ -154,9 +154,13 @@ class Generator(nnx.Module):
 
     def perturbed(self, images: jax.Array) -> jax.Array:
         """x + `std` v float32 [B, H, W, C] (eq. 1): not clipped, as in the paper, so that it may leave [0, 1]."""
+        return self.added(images, self(images))
+
+    def added(self, images: jax.Array, v: jax.Array) -> jax.Array:
+        """The same of perturbations v [B, H, W, C] that were computed before."""
         if len(self.std) not in (1, images.shape[-1]):
             raise ValueError(f"std must hold 1 number or {images.shape[-1]}, one for each channel, got {self.std}")
-        return images + jnp.asarray(self.std, images.dtype)[None, None, None] * self(images)
+        return images + jnp.asarray(self.std, images.dtype)[None, None, None] * v
 
 
 def generator(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from benchmarks.harness import Job
-from benchmarks.jobs import attacks, evaluation, minimal, photographs, programs, scores, signs, training
+from benchmarks.jobs import attacks, evaluation, generators, minimal, photographs, programs, scores, signs, training
 
 __all__ = ["JOBS"]
 
@@ -15,6 +15,7 @@ JOBS: Mapping[str, Job] = MappingProxyType(
         **evaluation.JOBS,
         **training.JOBS,
         **signs.JOBS,
+        **generators.JOBS,
         **scores.JOBS,
         **programs.JOBS,
         **photographs.JOBS,
