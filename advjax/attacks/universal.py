@@ -78,8 +78,8 @@ def universal_perturbation(
     sphere.  An answer changes where it does by more than rounding error (`Misclassified`).
 
     All passes are one compiled program, reused for other images and weights of the same shapes and other numbers.
-    v changes with each image, so that they come one after the other: a pass makes between 1 and
-    `2 + steps * classes` evaluations of the model an image, each of a single image.
+    v changes with each image, so that they come one after the other: a pass makes between 2 and
+    `2 + steps * classes` evaluations of the model an image, all but the last one of a single image.
 
     Use it with `added(found.perturbation)`, which clips: `perturb`, `evaluate` and `train_step` take that.
 
