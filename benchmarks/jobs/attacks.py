@@ -134,7 +134,7 @@ def _fgs(images: int, smoke: bool) -> Case:
 def _apgd(images: int, steps: int, smoke: bool) -> Case:
     target, epsilon = Target.of("lenet", 4 if smoke else images), 0.1
     steps = 5 if smoke else steps
-    attack, key = apgd(epsilon, steps=steps), jax.random.key(0)
+    attack, key = apgd(epsilon, steps=steps, levels=None), jax.random.key(0)
     return Case(
         ours=lambda: perturb(attack, target.known.classifier, *target.arrays, key),
         peers={
@@ -158,7 +158,7 @@ def _apgd(images: int, steps: int, smoke: bool) -> Case:
 def _square(images: int, queries: int, smoke: bool) -> Case:
     target, epsilon = Target.of("lenet", 4 if smoke else images), 0.15
     queries = 20 if smoke else queries
-    attack, key = square(epsilon, queries=queries), jax.random.key(0)
+    attack, key = square(epsilon, queries=queries, levels=None), jax.random.key(0)
     return Case(
         ours=lambda: perturb(attack, target.known.classifier, *target.arrays, key),
         peers={
