@@ -37,7 +37,8 @@ def train(
 
     Returns:
         the weights after the last step, whatever validation said; loss and accuracy float32 [blocks], of the images as
-        they were trained on; with validation images validation_accuracy float32 [validations].
+        they were trained on, and what else the step says by block; with validation images validation_accuracy float32
+        [validations].
     """
     title = f"train {folder.name}"
     fitted = trainer.fit(model, data, steps, key, folder=folder, every=every, validation=validation, progress=title)
@@ -46,6 +47,7 @@ def train(
         **weights_of(unstack(fitted.states)[0]),
         "loss": np.asarray(fitted.loss[0]),
         "accuracy": np.asarray(fitted.accuracy[0]),
+        **{name: fitted.history.column(name, 1)[0] for name in fitted.history.also},
         **found,
     }
 
