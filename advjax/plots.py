@@ -11,7 +11,7 @@ import numpy as np
 
 __all__ = [
     "curve_figure", "error_figure", "heat_map_figure", "histogram_figure", "image_figure", "line_figure",
-    "metric_figure", "pair_figure", "perturbation_figure",
+    "metric_figure", "pair_figure", "panel_figure", "perturbation_figure",
 ]  # fmt: skip
 
 # Okabe and Ito's colors, which stay distinct for color-blind readers; black stays free for references.
@@ -315,6 +315,41 @@ def line_figure(
         above = axis.secondary_xaxis("top", functions=(lambda value: value * factor, lambda value: value / factor))
         above.set_xlabel(label)
     axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def panel_figure(
+    x: Sequence[float],
+    panels: Mapping[str, Mapping[str, np.ndarray]],
+    *,
+    xlabel: str,
+    columns: int = 2,
+    title: str = "",
+) -> Any:
+    """Several panels of lines over one axis: what a training did, side by side. A name has one color in all panels.
+
+    Args:
+        x: places [n].
+        panels: by what a panel shows, the values [n] of its lines by name.
+        xlabel, title: texts.
+        columns: panels side by side.
+
+    >>> panels = {"loss": {"a": np.ones(2), "b": np.ones(2)}, "accuracy": {"a": np.zeros(2)}, "size": {"b": np.ones(2)}}
+    >>> len(panel_figure([0, 1], panels, xlabel="epoch").axes)
+    3
+    """
+    lines = -(-len(panels) // columns)
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    figure, axes = _figure(lines, columns, (5.0 * columns, 3.4 * lines), title)
+    for axis, (panel, curves) in zip(axes.flat, panels.items(), strict=False):
+        for name, values in curves.items():
+            index = names.index(name)
+            style = ("-", "--", ":", "-.")[index // len(_COLORS) % 4]
+            axis.plot(x, values, label=name, color=_COLORS[index % len(_COLORS)], linestyle=style, linewidth=1.5)
+        axis.set(xlabel=xlabel, ylabel=panel)
+        axis.legend(frameon=False, fontsize=7)
+    for axis in list(axes.flat)[len(panels) :]:
+        axis.remove()
     return figure
 
 

@@ -205,8 +205,8 @@ PRESETS = presets(
         + """
             rows=table?/digits/R50/*,table1/digits/VGG16/A/*
             main=digits/R50 seeds=3 width=8 decoder=32,16
-            encoder_images=500 classifier_images=100 generator_images=500 validation_images=150
-            pretrain_steps=300 scratch_steps=40 tuned_steps=60
+            encoder_images=500 classifier_images=50 generator_images=500 validation_images=150
+            pretrain_steps=300 scratch_steps=300 tuned_steps=100
             epochs=20 enhancing_gammas=0,.0001,1 adversarial_gammas=.3,3
             uap_images=60 members=4 attacked_images=200 epsilon=.1 pass_images=200
         """,

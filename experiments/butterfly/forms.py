@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import optax
 from flax import nnx
 
@@ -36,7 +35,7 @@ def network(config: Config, parts: Parts, form: str, key: Any, classes: int = 0)
     rngs, outputs = nnx.Rngs(key), classes or parts.test.num_classes
     if config.size == "paper":
         return _FULL[form](outputs, rngs=rngs)
-    units = {"mean": parts.mean, "std": parts.std, "rngs": rngs}
+    units: dict[str, Any] = {"mean": parts.mean, "std": parts.std, "rngs": rngs}
     if form in _RESNETS:
         return ResNet(_RESNETS[form], outputs, width=config.width, small_images=True, **units)
     if form == "D169":

@@ -99,9 +99,9 @@ def _sets(config: Config, name: str, data_dir: Folder | None) -> tuple[Dataset, 
         train, test, words = load_both(SOURCES[name], data_dir)
         return (train, test, words) if name in STAND_INS else (_enlarged(train), _enlarged(test), words)
     drawn = imagenet("train", data_dir=data_dir).draw_classes(_CLASSES[name], config.seed)
-    test = imagenet("validation", data_dir=data_dir).of_classes(drawn.classes)
+    own = imagenet("validation", data_dir=data_dir).of_classes(drawn.classes)
     crop = CenterCrop((_SIDE, _SIDE), resize=256)
-    both = drawn.in_memory(crop), test.in_memory(crop)
+    both = drawn.in_memory(crop), own.in_memory(crop)
     return *both, f"{data_read(*both)} of the classes {', '.join(drawn.classes)}"
 
 
@@ -127,7 +127,9 @@ def divided(config: Config, name: str, train: Dataset, test: Dataset) -> Parts:
     external, generator, validation, classifier, _ = np.split(order, np.cumsum([*asked, wanted]))
     known = part(train, classifier)
     whole = np.arange(config.test_images or len(test.labels))[: len(test.labels)]
-    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if config.size == "paper" else _statistics(train.images[order[: sum(asked)]])
+    mean, std = (
+        (IMAGENET_MEAN, IMAGENET_STD) if config.size == "paper" else _statistics(train.images[order[: sum(asked)]])
+    )
     return Parts(
         encoder=part(train, external) if len(external) else None,
         classifier=known,

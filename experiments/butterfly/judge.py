@@ -1,20 +1,19 @@
 """What is judged on T: classifiers as they are, with generators, under baselines; all answers image by image."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from advjax.attacks import added, fgs, universal_perturbation
+from advjax.attacks import Attack, added, fgs, universal_perturbation
 from advjax.classifier import Classifier, from_nnx
 from advjax.data import Dataset, to_float
 from advjax.evaluate import answers_of, logits_of, pass_all, perturb_all
 from advjax.generators import Players, generated
 from experiments.butterfly.config import Config
-from experiments.butterfly.images import Parts, part
+from experiments.butterfly.images import Parts
 from experiments.networks import key_of
 from experiments.store import Arrays
 
@@ -56,10 +55,10 @@ def judged(config: Config, parts: Parts, before: Players, after: Players, classi
         right, probability: of x~ as in the paper, not clipped; `_rounded`: of x~ clipped and rounded to 256 levels.
         mean_square float32 [N]: v^2, in v's units; pixel_square: of std v, in pixels; pixel_square_rounded: of what
         clipping and rounding leave of it; norm: ||std v||_2; pass float32 [n]: of the first rounded images against the
-        clean ones; changed: how many variables of the classifier and the trunk the training changed.
+        clean ones; changed: how many variables of the classifier and the trunk the training changed; units: pixels a v.
         examples [SHOWN]: indices of T, with the clean image, v, and the answers to x and x~.
     """
-    test, units = parts.test, np.float32(parts.units)
+    test, units = parts.test, np.asarray(parts.units, np.float32)
     raw = counted(logits_of(from_nnx(after), test.images, config.judge_batch), test.labels)
     v = logits_of(from_nnx(after.generator), test.images, config.judge_batch)
     clean = np.asarray(to_float(test.images))
@@ -75,7 +74,8 @@ def judged(config: Config, parts: Parts, before: Players, after: Players, classi
         "pixel_square_rounded": np.mean((rounded - clean) ** 2, (1, 2, 3)),
         "norm": np.sqrt(np.sum((units * v) ** 2, (1, 2, 3))),
         "pass": pass_all(rounded[first], clean[first], batch_size=config.judge_batch),
-        "changed": np.int32(changed(before, after)),
+        "changed": np.asarray(changed(before, after)),
+        "units": units,
         "examples": examples,
         "example_images": clean[examples],
         "example_v": v[examples],
@@ -97,10 +97,12 @@ def _arrays(module: nnx.Module) -> list[np.ndarray]:
 def rounded_images(config: Config, players: Players, classifier: Classifier, images: Dataset) -> np.ndarray:
     """x~ clipped to [0, 1] and rounded to 256 levels, float32 [N, H, W, C]."""
     attack = generated(players.generator)
-    image: np.ndarray = perturb_all(
-        attack, classifier, images.images, images.labels, batch_size=config.judge_batch
-    ).image
-    return image
+    return _perturbed(config, attack, classifier, images)
+
+
+def _perturbed(config: Config, attack: Attack, classifier: Classifier, images: Dataset) -> np.ndarray:
+    result = perturb_all(attack, classifier, images.images, images.labels, batch_size=config.judge_batch)
+    return np.asarray(result.image)
 
 
 def vanilla_of(config: Config, classifier: Classifier, images: np.ndarray, labels: np.ndarray) -> Arrays:
@@ -135,12 +137,10 @@ def eha(config: Config, parts: Parts, classifier: Classifier, players: Players) 
     wanted = root_mean_square(rounded_images(config, players, classifier, on_v), on_v.images)
 
     def images(epsilon: float, asked: Dataset) -> np.ndarray:
-        attack, batch = fgs(epsilon, levels=None), config.judge_batch
-        image: np.ndarray = perturb_all(attack, classifier, asked.images, asked.labels, batch_size=batch).image
-        return image
+        return _perturbed(config, fgs(epsilon, levels=None), classifier, asked)
 
     epsilon = matched(lambda epsilon: root_mean_square(images(epsilon, on_v), on_v.images), wanted)
-    return _strength(config, parts, classifier, images(epsilon, parts.test), wanted) | {"epsilon": np.float32(epsilon)}
+    return _strength(config, parts, classifier, images(epsilon, parts.test), wanted) | {"epsilon": np.asarray(epsilon)}
 
 
 def uap(config: Config, parts: Parts, classifier: Classifier, players: Players) -> Arrays:
@@ -151,7 +151,7 @@ def uap(config: Config, parts: Parts, classifier: Classifier, players: Players) 
     Returns:
         as `_strength` says, for both (the second's names end in _matched); fooled, passes: of the search, for both.
     """
-    on_v, found = parts.validation, {}
+    on_v, found = parts.validation, dict[str, np.ndarray]()
     wanted = root_mean_square(rounded_images(config, players, classifier, on_v), on_v.images)
     some = jnp.asarray(to_float(parts.generator.images[: config.uap_images]))
     for suffix, radius in {"": _UAP, "_matched": wanted}.items():
@@ -161,9 +161,7 @@ def uap(config: Config, parts: Parts, classifier: Classifier, players: Players) 
         v = np.asarray(made.perturbation)
 
         def images(scale: float, asked: Dataset, v: np.ndarray = v) -> np.ndarray:
-            attack, batch = added(np.float32(scale) * v, levels=None), config.judge_batch
-            image: np.ndarray = perturb_all(attack, classifier, asked.images, asked.labels, batch_size=batch).image
-            return image
+            return _perturbed(config, added(np.float32(scale) * v, levels=None), classifier, asked)
 
         scale = 1.0
         if suffix:
@@ -180,5 +178,5 @@ def _strength(config: Config, parts: Parts, classifier: Classifier, images: np.n
     return {
         **vanilla_of(config, classifier, images, test.labels),
         "pixel_square": np.mean((images - np.asarray(to_float(test.images))) ** 2, (1, 2, 3)),
-        "wanted": np.float32(wanted),
+        "wanted": np.asarray(wanted),
     }

@@ -1,7 +1,8 @@
-"""What the paper leaves open, answered for the main classifiers: other uses of the same images, the same work, attacks."""
+"""What the paper leaves open, for the main classifiers: other uses of the same images, the same work, attacks."""
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,8 +26,8 @@ __all__ = ["attacked", "averaged", "ensemble", "instead", "operations", "shifts"
 def operations(network: Classifier, shape: tuple[int, int, int]) -> float:
     """Floating-point operations of a forward pass of one image, as XLA counts them before it optimizes."""
     image = jax.ShapeDtypeStruct((1, *shape), np.float32)
-    counted: dict[str, float] = jax.jit(network.__call__).lower(image).cost_analysis()
-    return counted["flops"]
+    costs: Any = jax.jit(lambda network, image: network(image)).lower(network, image).cost_analysis()
+    return float(costs["flops"])
 
 
 def views_of(classifier: Classifier, players: Players, parts: Parts) -> int:
@@ -45,13 +46,13 @@ def instead(
         of as many steps as the generator made, and (names with _longer) of `views` times as many, which cost what the
         generator's do: right, probability [N].
     """
-    steps, found = steps_of(config, parts.generator), {}
+    steps, found = steps_of(config, parts.generator), dict[str, np.ndarray]()
     for suffix, count in {"": steps, "_longer": views * steps}.items():
         words, own = ("instead", *target, count), folder / f"steps {count}"
         arrays = learned(config, nnx.clone(model), parts.generator, count, words, own)
         tuned = vanilla(config, classifier_of(model, arrays), parts.test)
         found |= {f"{name}{suffix}": array for name, array in tuned.items()}
-    return found | {"views": np.int32(views), "steps": np.int32(steps)}
+    return found | {"views": np.asarray(views), "steps": np.asarray(steps)}
 
 
 def shifts(count: int) -> list[tuple[int, int]]:
@@ -92,7 +93,7 @@ def ensemble(config: Config, classifiers: Sequence[Classifier], parts: Parts, vi
     return {
         **averaged(config, classifiers[:1], parts.test, views),
         **{f"{name}_members": array for name, array in together.items()},
-        "members": np.int32(len(members)),
+        "members": np.asarray(len(members)),
     }
 
 
@@ -117,8 +118,7 @@ def attacked(config: Config, parts: Parts, classifier: Classifier, players: Play
     def under(attack: Attack | None, network: Classifier) -> np.ndarray:
         if attack is None:
             return np.asarray(to_float(first.images))
-        image: np.ndarray = perturb_all(attack, network, first.images, labels, batch_size=batch, key=key).image
-        return image
+        return np.asarray(perturb_all(attack, network, first.images, labels, batch_size=batch, key=key).image)
 
     def right(network: Classifier, images: np.ndarray) -> np.ndarray:
         return counted(logits_of(network, images, batch), labels)["right"]
@@ -126,7 +126,7 @@ def attacked(config: Config, parts: Parts, classifier: Classifier, players: Play
     found: dict[str, np.ndarray] = {}
     for name, attack in attacks.items():
         image = under(attack, classifier)
-        after = perturb_all(helped, classifier, image, labels, batch_size=batch).image
+        after = np.asarray(perturb_all(helped, classifier, image, labels, batch_size=batch).image)
         found |= {
             f"{name}_alone": right(classifier, image),
             f"{name}_helped": right(classifier, after),

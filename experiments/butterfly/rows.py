@@ -1,4 +1,4 @@
-"""The cells of Tables 1 to 3 of Yoo et al., each a named row with the paper's numbers, and the same of the stand-ins."""
+"""The cells of Tables 1 to 3 of Yoo et al., each a row with the paper's numbers; and those of the stand-ins."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
