@@ -12,8 +12,9 @@ __all__ = ["compiled", "compiler_options"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 # XLA of JAX 0.10 hands float32 convolutions of more than 16 channels to YNNPACK, which takes 1.2 to 3.4 times as long
-# for the measured ones as XLA itself (benchmarks/NOTES.md). No kind of operation is named here: none is handed over.
-_OWN_CONVOLUTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+# for the measured ones as XLA itself (benchmarks/NOTES.md). Only the kind that is named here is handed over: sums over
+# pixels (batch normalization, the gradient of a bias), for which XLA itself takes up to twenty times as long.
+_OWN_CONVOLUTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 
 @functools.cache

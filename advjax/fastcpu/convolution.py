@@ -65,7 +65,10 @@ def convolution(equation: JaxprEqn) -> Callable[..., jax.Array] | None:
         pieces = 1
     else:
         return None
-    form = _fastest(conv, x, [*k[:-1], k[-1] // pieces], y, dtypes)
+    # Kernel gradients sum over the images, the first dimension of both.
+    over_images = x_order[-1] == 0 == k_order[-2] and groups == 1 and avals[2].dtype == "float32"
+    one_place = over_images and math.prod(y[1:-1]) == 1 and {*conv.lhs_dilation} == {1}
+    form = _one_place if one_place else _fastest(conv, x, [*k[:-1], k[-1] // pieces], y, dtypes)
     canonical = x_order == k_order == y_order == tuple(range(len(x_order)))
     if form is _direct and pieces == 1 and canonical and not _cuts(conv):
         return None
@@ -78,9 +81,7 @@ def convolution(equation: JaxprEqn) -> Callable[..., jax.Array] | None:
         y = y.reshape(*y.shape[:-2], -1)
         return lax.transpose(y, [y_order.index(i) for i in range(len(y_order))])
 
-    # Kernel gradients sum over the images, the first dimension of both.
-    over_images = x_order[-1] == 0 == k_order[-2] and k[-2] % 2 == 0 and groups == 1 and avals[2].dtype == "float32"
-    return _in_halves(rewritten) if over_images else rewritten
+    return _in_halves(rewritten) if over_images and not one_place and k[-2] % 2 == 0 else rewritten
 
 
 def _of_channels(
@@ -189,6 +190,21 @@ def _direct(conv: _Convolution, x: jax.Array, k: jax.Array) -> jax.Array:
     image, kernel = (0, last, *range(1, last)), (last, last - 1, *range(last - 1))
     order = lax.ConvDimensionNumbers(image, kernel, image)
     return lax.conv_general_dilated(x, k, dimension_numbers=order, **conv._asdict())
+
+
+def _one_place(conv: _Convolution, x: jax.Array, k: jax.Array) -> jax.Array:
+    """For kernel gradients of 1x1 windows, whatever their steps: one matrix product over images and pixels.
+
+    Both have the images last here and had them first, so that what is multiplied is theirs as it lies in memory.
+    """
+    last = x.ndim - 1
+    x = lax.pad(x, lax.full((), 0, x.dtype), [(0, 0, 0), *((*widths, 0) for widths in conv.padding), (0, 0, 0)])
+    ends = [(size - 1) * step + 1 for size, step in zip(k.shape[:-2], conv.rhs_dilation, strict=True)]
+    x = lax.slice(x, [0] * x.ndim, [x.shape[0], *ends, x.shape[last]], [1, *conv.rhs_dilation, 1])
+    rows = lax.transpose(x, [last, *range(1, last), 0]).reshape(-1, x.shape[0])
+    columns = lax.transpose(k, [last - 1, *range(last - 1), last]).reshape(-1, k.shape[-1])
+    y = lax.dot_general(rows, columns, (((0,), (0,)), ((), ())), conv.precision, conv.preferred_element_type)
+    return y.reshape(x.shape[0], *(1 for _ in ends), k.shape[-1])
 
 
 def _exchanged(conv: _Convolution, x: jax.Array, k: jax.Array) -> jax.Array:

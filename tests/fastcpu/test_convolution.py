@@ -88,6 +88,18 @@ def assert_configuration(configuration):
     assert_same_gradients(function, x, k)
 
 
+@pytest.mark.parametrize("step", [1, 2])
+def test_kernel_gradients_of_one_by_one_windows_are_one_product(step):
+    x, k = jnp.ones((4, 8, 8, 6)), jnp.ones((1, 1, 6, 8))
+
+    def summed(k):
+        return lax.conv_general_dilated(x, k, (step, step), "SAME", dimension_numbers=LAYOUTS[0]).sum()
+
+    program = str(jax.make_jaxpr(accelerate(jax.grad(summed)))(k))
+    assert "dot_general" in program
+    assert "while" not in program
+
+
 # name: (x, kernel, strides, padding, kernel dilation, groups)
 LAYERS = {
     "lenet first": ((4, 12, 12, 1), (5, 5, 1, 20), 1, "VALID", 1, 1),
@@ -99,6 +111,7 @@ LAYERS = {
     "residual": ((2, 8, 8, 8), (3, 3, 8, 8), 1, "SAME", 1, 1),
     "residual, strided": ((2, 8, 8, 8), (3, 3, 8, 16), 2, "SAME", 1, 1),
     "one by one, strided": ((2, 8, 8, 8), (1, 1, 8, 16), 2, "SAME", 1, 1),
+    "one by one, odd, padded": ((3, 7, 6, 5), (1, 1, 5, 9), 1, ((1, 0), (2, 1)), 1, 1),
     "dilated": ((2, 12, 12, 6), (3, 3, 6, 8), 1, "SAME", 2, 1),
     "grouped": ((2, 8, 8, 16), (3, 3, 4, 24), 1, "SAME", 1, 4),
     "depthwise": ((2, 8, 8, 40), (3, 3, 1, 40), 1, "SAME", 1, 40),
