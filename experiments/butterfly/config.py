@@ -215,9 +215,9 @@ PRESETS = presets(
         + """
             rows=table?/MNIST/*,table?/CIFAR-10/R50/*,table1/CIFAR-10/VGG16/*
             main=MNIST/R50,CIFAR-10/R50 seeds=3 width=8 decoder=32,16
-            encoder_images=25000 classifier_images=2000 generator_images=5000 validation_images=2000 test_images=5000
+            encoder_images=25000 classifier_images=2000 generator_images=4000 validation_images=2000 test_images=5000
             pretrain_steps=2000 scratch_steps=100 tuned_steps=300
-            epochs=6 uap_images=100 members=4
+            epochs=4 uap_images=100 members=4
         """,
         "paper": "",
     },
