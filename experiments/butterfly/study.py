@@ -1,8 +1,8 @@
 """Perturbations from a trained generator that make a classifier better or worse, without a change of the classifier.
 
 python -m experiments butterfly --preset quick   # scikit-learn's digits, small networks: minutes on two cores
-python -m experiments butterfly --preset cpu     # MNIST and CIFAR-10, small networks: two hours on two cores (estimated)
-python -m experiments butterfly --preset paper   # STL-10, ImageNet-10 and -50, published weights: days of one H100 (estimated)
+python -m experiments butterfly --preset cpu     # MNIST and CIFAR-10, small networks: two hours of two cores, estimated
+python -m experiments butterfly --preset paper   # STL-10, ImageNet-10 and -50: days of one H100, estimated
 """
 
 import numpy as np
