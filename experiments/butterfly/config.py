@@ -201,7 +201,8 @@ _STAND_IN = "size=small generator_rate=.001 discriminator_rate=.001 rate=.001 "
 PRESETS = presets(
     Config,
     {
-        # Of Table 2 all but Prop-101, for each program to compile is half a minute; VGG16 learns nothing of so few images.
+        # Of Table 2 all but Prop-101, for each program takes half a minute to compile; VGG16 learns nothing of so few
+        # images.
         "quick": _STAND_IN
         + """
             rows=table1/digits/R50/*,table2/digits/R50/B/*[!1],table3/digits/R50/*
