@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from experiments.butterfly.study import STUDY as BUTTERFLY
 from experiments.hard_positives.imagenet.study import STUDY as IMAGENET
 from experiments.hard_positives.study import STUDY as HARD_POSITIVES
 from experiments.localized_training.study import STUDY as LOCALIZED_TRAINING
@@ -11,5 +12,5 @@ from experiments.study import Study
 
 __all__ = ["STUDIES"]
 
-_ALL = (HARD_POSITIVES, IMAGENET, ROBUST_OPTIMIZATION, LOCALIZED_TRAINING, RANDOM_SIGN)
+_ALL = (HARD_POSITIVES, IMAGENET, ROBUST_OPTIMIZATION, LOCALIZED_TRAINING, RANDOM_SIGN, BUTTERFLY)
 STUDIES: dict[str, Study[Any, Any]] = {study.name: study for study in _ALL}

@@ -126,3 +126,27 @@ def test_localized_training_losses_and_accuracies(model):
     assert f"| {model} | {' | '.join(accuracies)} |" in text
     shown = [f"{100 * float(row['value']):.1f}" for row in strong]
     assert not shown or f"| {model} | {' | '.join(shown)} |" in text
+
+
+def test_butterfly_accuracies_with_and_without_generators():
+    text = readme("butterfly")
+    value = {
+        (row["network"], row["member"], row["attack"]): 100 * float(row["value"])
+        for row in metrics("butterfly", "quick")
+        if row["metric"] == "accuracy"
+    }
+    enhancing = "enhancing Prop-50-ls gamma 0.0001"
+    alone, helped = (sum(value["R50 A", str(seed), attack] for seed in range(3)) / 3 for attack in ("", enhancing))
+    assert f"{alone:.1f} % of the test set right alone and {helped:.1f} % with their generators" in text
+    for attack, told in {
+        "": "the classifier alone",
+        "tuned on G, as many steps": "tuned on G, as many steps",
+        "ensemble": "an ensemble at the generator's forward cost",
+        f"{enhancing} on C": "a generator trained on C, of which the classifier has all right already",
+    }.items():
+        assert f"| {told} | {value['R50 A', '0', attack]:.1f} |" in text, told
+    assert f"| the external network itself | {value['external R50', '0', '']:.1f} |" in text
+    adversarial = [value["R50 B", "0", attack] for attack in ("", "adversarial Prop-50-ls gamma 3")]
+    assert f"falls from {adversarial[0]:.1f} to {adversarial[1]:.1f} % with Prop-50" in text
+    fgsm, universal = (value["R50 B", "0", attack] for attack in ("EHA", "UAP matched"))
+    assert f"FGSM leaves {fgsm:.1f} % and a universal perturbation {universal:.1f} %" in text
