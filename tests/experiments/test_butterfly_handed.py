@@ -297,15 +297,15 @@ def test_a_gray_box_attack_is_made_on_the_classifier_and_a_white_box_one_through
 
 
 def test_shifts_and_members_are_averaged_as_probabilities_and_cost_no_more_than_a_generator():
-    sure = from_function(lambda w, x: jnp.zeros((x.shape[0], 10)).at[:, 3].set(w), jnp.float32(9))
-    unsure = [from_function(lambda w, x: jnp.zeros((x.shape[0], 10)).at[:, 4].set(w), jnp.float32(2))] * 2
+    sure = from_function(lambda w, x: jnp.zeros((x.shape[0], 10)).at[:, 3].set(w), jnp.float32(30))
+    others = [from_function(lambda w, x: jnp.zeros((x.shape[0], 10)).at[:, 4].set(w), jnp.float32(12))] * 2
     config = tiny(members=3)
     alone, shifted = (questions.averaged(config, [sure], PARTS.test, views) for views in (1, 5))
     np.testing.assert_allclose(shifted["probability"], alone["probability"], rtol=1e-5)
-    # Two of three logits say 4, but probabilities say 3.
-    three = questions.averaged(config, [sure, *unsure], PARTS.test, 1)
-    assert three["right"].tolist() == (PARTS.test.labels == 3).tolist()
-    assert int(questions.ensemble(config, [sure, *unsure], PARTS, 2)["members"]) == 2
+    # Two of three are sure of 4, though the sum of logits is larger for 3.
+    three = questions.averaged(config, [sure, *others], PARTS.test, 1)
+    assert three["right"].tolist() == (PARTS.test.labels == 4).tolist()
+    assert int(questions.ensemble(config, [sure, *others], PARTS, 2)["members"]) == 2
 
 
 # What is said of it.
