@@ -14,15 +14,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 # XLA of JAX 0.10 hands float32 convolutions of more than 16 channels to YNNPACK, which takes 1.2 to 3.4 times as long
 # for the measured ones as XLA itself (benchmarks/NOTES.md). Only the kind that is named here is handed over: sums over
 # pixels (batch normalization, the gradient of a bias), for which XLA itself takes up to twenty times as long.
-_OWN_CONVOLUTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+_HANDED_OVER = "xla_cpu_experimental_ynn_fusion_type"
+_KINDS = ("LIBRARY_FUSION_TYPE_REDUCE", "")  # where the first is not known, nothing is handed over
 
 
 @functools.cache
 def compiler_options() -> dict[str, str]:
     """What to give `jax.jit(..., compiler_options=)` on the default backend: empty but on a CPU.
 
-    Empty too where this release of jaxlib does not know the option: it changes the speed and the last bits of sums,
-    nothing else.
+    Empty too where this release of jaxlib does not know the option, and without sums where it does not know their kind:
+    it changes the speed and the last bits of sums, nothing else.
 
     Example:
         >>> from advjax.fastcpu import accelerate, compiler_options
@@ -32,13 +33,15 @@ def compiler_options() -> dict[str, str]:
     """
     if jax.default_backend() != "cpu":
         return {}
-    try:
-        jax.jit(lambda: jnp.zeros(()), compiler_options=dict(_OWN_CONVOLUTIONS)).lower().compile()
-    except jax.errors.JaxRuntimeError as error:
-        if "compile option" not in str(error):
-            raise
-        return {}
-    return dict(_OWN_CONVOLUTIONS)
+    for kinds in _KINDS:
+        try:
+            jax.jit(lambda: jnp.zeros(()), compiler_options={_HANDED_OVER: kinds}).lower().compile()
+        except jax.errors.JaxRuntimeError as error:
+            if _HANDED_OVER not in str(error):
+                raise
+        else:
+            return {_HANDED_OVER: kinds}
+    return {}
 
 
 def compiled(

@@ -91,7 +91,7 @@ def _in_turn(solvers: "_Solvers") -> optax.GradientTransformation:
         return _Solvers(*(solver.init(part) for solver, part in zip(solvers, parts, strict=True)))
 
     def update(gradients: Any, states: _Solvers, params: Any) -> tuple[Any, _Solvers]:
-        raise NotImplementedError("the two players are updated in turn, by the step that has these optimizers")
+        raise TypeError("the two players are updated in turn, by the step that has these optimizers, not by this one")
 
     return optax.GradientTransformation(init, update)
 

@@ -73,6 +73,22 @@ def test_donation():
     assert x.is_deleted()
 
 
+def test_where_the_kind_of_sums_is_unknown_nothing_is_handed_over(monkeypatch):
+    known = jax.jit
+
+    def jit(fun, compiler_options):
+        if next(iter(compiler_options.values())):
+            raise jax.errors.JaxRuntimeError(f"setting option {next(iter(compiler_options))}: not a valid enum value")
+        return known(fun, compiler_options=compiler_options)
+
+    compiler_options.cache_clear()
+    monkeypatch.setattr(jax, "jit", jit)
+    try:
+        assert list(compiler_options().values()) == [""]
+    finally:
+        compiler_options.cache_clear()
+
+
 @pytest.mark.parametrize("message", ["No such compile option: 'xla_cpu_experimental_ynn_fusion_type'", "out of memory"])
 def test_an_unknown_option_is_left_out(message, monkeypatch):
     def jit(*arguments, **given):

@@ -12,7 +12,7 @@ from flax import nnx
 from advjax import Classifier, from_function, from_nnx
 from advjax.generators import Players, generator_step, trunk_of
 from advjax.generators.frozen import Frozen
-from advjax.training import Batch, DataError, NonFiniteLossError, Trainer, create, to_model
+from advjax.training import Batch, DataError, NonFiniteLossError, Trainer, create, placement, to_model
 from tests.generators.players_for_tests import SHAPE, STD, Tapped, equal, known_set, players
 
 SGD = optax.sgd(0.5)
@@ -157,6 +157,23 @@ def test_two_devices_make_the_step_of_one():
         jax.tree.map(close, jax.tree.map(lambda x, i=half: x[i], (states.params, metrics)), (one.params, whole))
     one_half = jax.tree.map(lambda x: x[1], states)
     equal(nnx.state(start, Frozen), nnx.state(to_model(one_half), Frozen))
+
+
+def test_the_trainer_divides_a_batch_over_devices():
+    step = generator_step(SGD, problem="enhancing", gamma=0.1)
+    one, two = (
+        Trainer(step, 8, 2, placement(jax.devices()[:count])).fit(players(), known_set(), 4, jax.random.key(0)).states
+        for count in (1, 2)
+    )
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, one.params, two.params)  # batch statistics are those of the whole batch
+    equal(one.rest["frozen"], two.rest["frozen"])
+
+
+def test_the_two_players_have_no_common_update():
+    state = create(players(), ENHANCING.optimizer)
+    with pytest.raises(TypeError, match="updated in turn"):
+        ENHANCING.optimizer.update(state.params, state.opt_state, state.params)
 
 
 def test_a_training_in_two_parts_is_that_in_one(tmp_path):
