@@ -26,7 +26,9 @@ def _processor() -> str:
 
 
 def versions() -> dict[str, str]:
-    """The versions of everything that a result depends on."""
+    """The versions of everything that a result depends on; of a checkout that is not installed too."""
+    from advjax import __version__  # the package imports this module
+
     packages = ("jax", "jaxlib", "flax", "optax", "dm-pix", "numpy")
     found = {package: metadata.version(package) for package in packages}
-    return {"advjax": metadata.version("advjax"), "python": platform.python_version(), **found}
+    return {"advjax": __version__, "python": platform.python_version(), **found}

@@ -61,10 +61,14 @@ def _in_a_process(name: str, options: argparse.Namespace) -> int:
 
 def _within(options: argparse.Namespace) -> int:
     """Measures the one job in this process, or runs one of its sides."""
+    import jax
+
     from benchmarks.harness import measure, peak_memory
     from benchmarks.jobs import JOBS
     from benchmarks.summary import side_rows, write_record
 
+    if jax.default_backend() == "gpu":  # float32 on both sides, as on a CPU; XLA's default would be TF32
+        jax.config.update("jax_default_matmul_precision", "highest")
     (name,) = options.jobs
     job = JOBS[name]
     if options.side:

@@ -7,6 +7,7 @@ import os
 import pathlib
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
@@ -143,6 +144,8 @@ def timed(run: Run) -> tuple[float, Any]:
     """Seconds until the result is there, and the result."""
     start = time.perf_counter()
     result = jax.block_until_ready(run())
+    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     return time.perf_counter() - start, result
 
 

@@ -148,7 +148,7 @@ def torch_copy(known: Known) -> Any:
     images = images_for(known, 8)
     ours = np.asarray(jax.jit(known.classifier)(images))
     with torch.no_grad():
-        theirs = copy(torch.tensor(images.transpose(0, 3, 1, 2).copy())).numpy()
+        theirs = copy(torch.tensor(images.transpose(0, 3, 1, 2).copy())).cpu().numpy()
     if (apart := np.abs(ours - theirs).max()) > 1e-3 * np.abs(ours).max():
         raise ValueError(f"{known.name}'s copy in PyTorch must give the same logits, got some {apart:.2g} apart")
     return copy

@@ -30,8 +30,11 @@ def import_peer(name: str) -> Any:
 
 
 def torch_with_all_cores() -> Any:
-    """PyTorch, with the threads that XLA has."""
+    """PyTorch, with the threads that XLA has, and on the same device: a GPU where JAX has one, without TF32."""
     torch = import_peer("torch")
+    if jax.default_backend() == "gpu":
+        torch.set_default_device("cuda")
+        torch.backends.cudnn.allow_tf32 = False
     torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     return torch
 
@@ -76,7 +79,7 @@ class Target:
         if on_jax:
             model, batch = foolbox.JAXModel(jax.jit(self.known.classifier), bounds=(0, 1)), self.arrays
         else:
-            model, batch = foolbox.PyTorchModel(self.copy, bounds=(0, 1), device="cpu"), self.tensors
+            model, batch = foolbox.PyTorchModel(self.copy, bounds=(0, 1), device=_device()), self.tensors
         return lambda: made(model, *batch, epsilons=epsilon)[1]
 
     def torchattacks(self, attack: str, **options: Any) -> Run:
@@ -93,10 +96,10 @@ class Target:
             self.tensors[0].shape[1:],
             int(self.copy(self.tensors[0][:1]).shape[-1]),
             clip_values=(0.0, 1.0),
-            device_type="cpu",
+            device_type="gpu" if _device().type == "cuda" else "cpu",
         )
         made = getattr(evasion, attack)(wrapped, **options)
-        images, labels = (tensor.numpy() for tensor in self.tensors)
+        images, labels = (tensor.cpu().numpy() for tensor in self.tensors)
         return lambda: made.generate(images, labels)
 
     def adv_lib(self, attack: str, **options: Any) -> Run:
@@ -111,7 +114,7 @@ class Target:
     def pixels(self, result: Any) -> np.ndarray:
         """The images [B, H, W, C] of a `Perturbation`, of a tensor or of an array, in whichever layout."""
         found = getattr(result, "image", result)
-        found = np.asarray(found.detach() if hasattr(found, "detach") else found)
+        found = np.asarray(found.detach().cpu() if hasattr(found, "detach") else found)
         return found if found.shape == self.images.shape else found.transpose(0, 2, 3, 1)
 
     def judge(self, epsilon: float = 1.0) -> Callable[[Any], Answers]:
@@ -141,6 +144,10 @@ class Target:
         """The weights, and the images in and out, once a pass."""
         weights = sum(array.nbytes for array in arrays_of(self.known.model).values())
         return float(passes * (weights + 2 * self.images.nbytes))
+
+
+def _device() -> Any:
+    return torch_with_all_cores().get_default_device()
 
 
 def _adv_lib_attacks() -> Any:

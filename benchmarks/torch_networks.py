@@ -46,7 +46,11 @@ class Copy(torch.nn.Module):
     def arrays(self) -> dict[str, np.ndarray]:
         """The parameters in Flax's layouts, by name."""
         found = {key: self.get(key) for key in self.names}
-        kept = {key: tensor.detach().numpy() for key, tensor in found.items() if isinstance(tensor, torch.nn.Parameter)}
+        kept = {
+            key: tensor.detach().cpu().numpy()
+            for key, tensor in found.items()
+            if isinstance(tensor, torch.nn.Parameter)
+        }
         back = {key: array.transpose(np.argsort(_ORDER[array.ndim])) for key, array in kept.items()}
         return {key: self._flattened(key, array, back=True) for key, array in back.items()}
 

@@ -142,7 +142,7 @@ class GeneratorStep(TrainingStep):
         wanted = targets(jnp.argmax(logits, -1), labels, self.problem)
 
         def of_head(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-            z = self._merged(state, old_generator, params).head(features)[:, 0]
+            z = self._merged(state, old_generator, params).judged(features, labels)
             losses = discriminator_losses(z, wanted, self.loss)
             return jnp.mean(losses), (z, losses)
 
@@ -150,7 +150,7 @@ class GeneratorStep(TrainingStep):
         head, head_solver = self._update(self.solvers.head, gradient, state.opt_state.head, old_head)
 
         def of_features(features: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-            z = self._merged(state, old_generator, head).head(features)[:, 0]
+            z = self._merged(state, old_generator, head).judged(features, labels)
             losses = generator_losses(z, self.loss)
             return jnp.mean(losses), (z, losses)
 

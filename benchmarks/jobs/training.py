@@ -199,8 +199,9 @@ def _case(name: str, count: int, steps: int, attack: tuple[float, float, int], s
         ours=training.ours(),
         peers=peers,
         judge=training.judge,
-        # Where rounding turns the sign of a gradient, pixels move the other way.
-        bars={"change of the weights": 0.3 if attack[2] else 0.1, "size of the change": 0.02},
+        # Where rounding turns the sign of a gradient, pixels move the other way. Three steps of the fresh VGG grow
+        # rounding to 18 % between PyTorch's own two layouts.
+        bars={"change of the weights": 0.3 if attack[2] or name == "vgg-cifar" else 0.1, "size of the change": 0.02},
         operations=training.operations(),
         moved=training.moved(),
         counted="XLA's count of the plain gradients; weights, momentum and gradients once a step, images once a pass",

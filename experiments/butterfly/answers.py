@@ -66,9 +66,11 @@ def gain_interval(before: list[np.ndarray], after: list[np.ndarray]) -> tuple[fl
     return mean, float(mean - half), float(mean + half)
 
 
-def seeds_of(config: Config, read: Read, target: Target) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def seeds_of(
+    config: Config, read: Read, target: Target, *, per_label: bool = False
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Of the main row what each seed's classifier has right, alone and with its generator."""
-    games = config.repeated(target)
+    games = config.repeated(target, per_label=per_label)
     before = [read(f"vanilla/{game.target.name}", "right")["right"] for game in games]
     return before, [read(f"judged/{game.name}", "right")["right"] for game in games]
 

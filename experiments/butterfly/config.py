@@ -34,6 +34,7 @@ class Game(NamedTuple):
         loss: "ls" or "lr".
         gamma: weight of mean(v^2).
         images: what it learns from: "G", images that the classifier has not learned from, or "C", those that it has.
+        per_label: whether the discriminator is told the label (ours, see `Players`).
     """
 
     target: Target
@@ -42,6 +43,7 @@ class Game(NamedTuple):
     loss: Literal["ls", "lr"]
     gamma: float
     images: Literal["G", "C"] = "G"
+    per_label: bool = False
 
     @property
     def encoder(self) -> str:
@@ -59,7 +61,8 @@ class Game(NamedTuple):
     def name(self) -> str:
         """As its stages are called."""
         images = "" if self.images == "G" else " on C"
-        return f"{self.target.name}/{self.problem} {self.method}-{self.loss} gamma {self.gamma:g}{images}"
+        told = ", D told the label" if self.per_label else ""
+        return f"{self.target.name}/{self.problem} {self.method}-{self.loss} gamma {self.gamma:g}{images}{told}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,10 +153,21 @@ class Config(Settings):
         found = [each.target for each in games if each and (each.problem, each.method) == ("enhancing", "Prop-50")]
         return [target for target in dict.fromkeys(found) if target.start == "A" and self.is_main(target)]
 
-    def repeated(self, target: Target) -> list[Game]:
+    def repeated(self, target: Target, *, per_label: bool = False) -> list[Game]:
         """The main row: the same game with other classifiers, weights and orders."""
         targets = [target._replace(seed=seed) for seed in range(self.seeds)]
-        return [Game(each, "enhancing", "Prop-50", "ls", self.enhancing_gamma) for each in targets]
+        games = [Game(each, "enhancing", "Prop-50", "ls", self.enhancing_gamma) for each in targets]
+        return [game._replace(per_label=per_label) for game in games]
+
+    @property
+    def told(self) -> list[Game]:
+        """The games of the main data sets' cells in which the discriminator is told the label (ours), seeds first."""
+        found = [game for target in self.mains for game in self.repeated(target, per_label=True)]
+        for cell in self.cells.values():
+            game = self.game(cell)
+            if game is not None and game.problem == "adversarial" and self.is_main(game.target) and cell.table == 2:
+                found.append(game._replace(per_label=True))
+        return found
 
     def swept(self, problem: str) -> dict[Target, list[Game]]:
         """By main classifier the games of Prop-50 that differ in gamma alone."""
@@ -176,6 +190,7 @@ class Config(Settings):
             found += self.repeated(target)
             if self.generator_images:
                 found.append(self.repeated(target)[0]._replace(images="C"))
+        found += self.told
         for problem in ("enhancing", "adversarial"):
             found += [game for games in self.swept(problem).values() for game in games]
         return list(dict.fromkeys(found))
@@ -219,6 +234,15 @@ PRESETS = presets(
             encoder_images=25000 classifier_images=300 generator_images=4000 validation_images=2000 test_images=5000
             pretrain_steps=2000 scratch_steps=1000 tuned_steps=300
             epochs=4 uap_images=100 members=4
+        """,
+        # Seven cells, at a width with which a GPU has work; it spends its minutes on compiling one program a game.
+        "gpu": _STAND_IN
+        + """
+            rows=table1/CIFAR-10/R50/?/vanilla,table1/CIFAR-10/R50/A/Prop-50,table2/CIFAR-10/R50/B/*[!1]
+            main=CIFAR-10/R50 seeds=3 width=32 decoder=256,128 batch_size=128
+            encoder_images=25000 classifier_images=3000 generator_images=18000 validation_images=2000
+            pretrain_steps=4000 scratch_steps=600 tuned_steps=300
+            epochs=12 enhancing_gammas=.0001,.01,1 adversarial_gammas=3 uap_images=200 members=4
         """,
         "paper": "",
     },

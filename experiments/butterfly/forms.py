@@ -90,4 +90,5 @@ def players_of(config: Config, data: Data, read: Read, game: Game) -> Players:
     trunk = None
     if game.trunk is not None:
         trunk = trunk_of(from_nnx(external(config, data, read, target.data, game.trunk)))
-    return Players(made, target_of(config, data, read, target), shape, trunk=trunk, rngs=rngs)
+    classifier = target_of(config, data, read, target)
+    return Players(made, classifier, shape, trunk=trunk, per_label=game.per_label, rngs=rngs)

@@ -75,6 +75,18 @@ def test_a_run_has_the_games_of_its_cells_seeds_sweeps_and_one_on_the_classifier
     assert not [game for game in tiny(generator_images=0).games if game.images == "C"]
 
 
+def test_main_games_are_played_again_with_a_discriminator_that_is_told_the_label():
+    config = tiny(rows=("table?/digits/R50/*", "table2/digits/VGG16/B/Prop-50"))
+    told = [game for game in config.games if game.per_label]
+    assert told == config.told
+    assert [(game.problem, game.method, game.target.start, game.target.seed) for game in told] == [
+        ("enhancing", "Prop-50", "A", 0), ("enhancing", "Prop-50", "A", 1), ("adversarial", "Prop-50", "B", 0),
+        ("adversarial", "Prop-101", "B", 0), ("adversarial", "Prop-B", "B", 0),
+    ]  # fmt: skip
+    assert {game._replace(per_label=False) for game in told} < set(config.games)
+    assert len({game.name for game in config.games}) == len(config.games)
+
+
 def test_baselines_want_a_generator_to_be_matched_with():
     with pytest.raises(ValueError, match="rows must hold a Prop- cell of Table 2 for table2/digits/R50/B/UAP"):
         tiny(rows=("table2/digits/R50/B/UAP",))
@@ -124,8 +136,9 @@ def networks(monkeypatch):
         handed["encoder"], handed["std"], handed["channels"] = encoder, options["std"], options["channels"]
         return "generator"
 
-    def players(generator, classifier, shape, *, trunk, rngs):
+    def players(generator, classifier, shape, *, trunk, per_label, rngs):
         handed["classifier"], handed["trunk"], handed["shape"] = classifier, trunk, shape
+        handed["per_label"] = per_label
         return "players"
 
     monkeypatch.setattr(forms, "generator", generator)
@@ -150,6 +163,9 @@ def test_the_trunk_is_the_classifiers_or_an_external_networks_that_knows_of_it_i
     assert networks["classifier"] == "classifier digits/VGG16-B 0"
     assert networks["encoder"] == ("external R50" if method == "Prop-50" else "external R101")
     assert (networks["std"], networks["shape"], networks["channels"]) == (PARTS.units, (28, 28, 1), (2,))
+    assert not networks["per_label"]
+    forms.players_of(tiny(), Data({"digits": PARTS}, {}), None, game._replace(per_label=True))
+    assert networks["per_label"]
 
 
 def test_classifiers_b_begin_as_the_external_network_but_for_their_last_layer(monkeypatch):

@@ -102,6 +102,8 @@ def test_the_courses_are_drawn_by_epoch(finished):
     for game in TINY.games:
         found = stored(out, f"game/{game.name}")
         assert found["l2"].shape == found["positive"].shape == found["validation_accuracy"].shape == (3,)
+        (head,) = (array for name, array in found.items() if "head" in name and "kernel" in name)
+        assert head.shape[-1] == (10 if game.per_label else 1)
 
 
 def test_presets_that_run_here_need_nothing_that_is_not():

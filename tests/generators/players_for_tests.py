@@ -46,12 +46,12 @@ class _Decoder(nnx.Module):
         return self.deconv(self.norm(x))
 
 
-def players(seed=0, *, norm=True, classifier=None, trunk=None):
+def players(seed=0, *, norm=True, classifier=None, trunk=None, per_label=False):
     """Players around a small tapped network; `norm`: with batch statistics in the generator."""
     rngs = nnx.Rngs(seed)
     generator = Generator(_Encoder(rngs), _Decoder(rngs, norm), std=STD)
     classifier = from_nnx(Tapped(10)) if classifier is None else classifier
-    return Players(generator, classifier, SHAPE, trunk=trunk, rngs=rngs)
+    return Players(generator, classifier, SHAPE, trunk=trunk, per_label=per_label, rngs=rngs)
 
 
 def known_set(images=48, seed=0):
