@@ -4,6 +4,8 @@ import importlib
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
+from advjax.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from advjax.attacks import (
         Failure,
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
         universal_perturbation,
     )
     from advjax.classifier import Classifier, from_function, from_linen, from_nnx
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Classifier",

@@ -8,6 +8,8 @@ from typing import Any
 
 import jax
 
+from advjax.version import __version__
+
 __all__ = ["hardware", "versions"]
 
 
@@ -26,9 +28,7 @@ def _processor() -> str:
 
 
 def versions() -> dict[str, str]:
-    """The versions of everything that a result depends on; of a checkout that is not installed too."""
-    from advjax import __version__  # the package imports this module
-
+    """The versions of everything that a result depends on."""
     packages = ("jax", "jaxlib", "flax", "optax", "dm-pix", "numpy")
     found = {package: metadata.version(package) for package in packages}
     return {"advjax": __version__, "python": platform.python_version(), **found}

@@ -85,5 +85,10 @@ def floor_seconds(operations: float, moved: float, rates: Rates) -> float:
 
 
 def operations_of(function: Callable[..., Any], *arguments: Any) -> float:
-    """Floating-point operations of a plain program, as XLA counts them before it optimizes (a loop's body once)."""
-    return float(jax.jit(function).lower(*arguments).cost_analysis()["flops"])
+    """Floating-point operations of a plain program, as XLA counts them before it optimizes (a loop's body once).
+
+    It is counted as a CPU's program, of arguments by their shapes: JAX's GPU plugin counts nothing.
+    """
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), arguments)
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        return float(jax.jit(function).lower(*shapes).cost_analysis()["flops"])

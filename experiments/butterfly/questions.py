@@ -2,7 +2,6 @@
 
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,6 +12,7 @@ from advjax.classifier import Classifier, from_nnx
 from advjax.data import Dataset, to_float
 from advjax.evaluate import logits_of, perturb_all
 from advjax.generators import Players, generated
+from benchmarks.floor import operations_of
 from experiments.butterfly.config import Config, Target
 from experiments.butterfly.images import Parts, part, shape_of
 from experiments.butterfly.judge import counted, vanilla
@@ -25,9 +25,7 @@ __all__ = ["attacked", "averaged", "ensemble", "instead", "operations", "shifts"
 
 def operations(network: Classifier, shape: tuple[int, int, int]) -> float:
     """Floating-point operations of a forward pass of one image, as XLA counts them before it optimizes."""
-    image = jax.ShapeDtypeStruct((1, *shape), np.float32)
-    costs: Any = jax.jit(lambda network, image: network(image)).lower(network, image).cost_analysis()
-    return float(costs["flops"])
+    return operations_of(lambda network, image: network(image), network, np.zeros((1, *shape), np.float32))
 
 
 def views_of(classifier: Classifier, players: Players, parts: Parts) -> int:

@@ -1,6 +1,7 @@
 """Every form of a convolution equals XLA's own, for random configurations and for each recognized case."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -119,6 +120,9 @@ LAYERS = {
     "depthwise, dilated": ((3, 9, 9, 4), (3, 2, 1, 4), 1, ((2, -1), (0, 1)), 2, 4),
     "depthwise, two a channel": ((2, 8, 8, 6), (3, 3, 1, 12), 1, "SAME", 1, 6),
     "whole image": ((2, 4, 4, 6), (4, 4, 6, 8), 1, "VALID", 1, 1),
+    "small image": ((3, 2, 2, 6), (3, 3, 6, 8), 1, "SAME", 1, 1),
+    "small image, strided, odd": ((2, 3, 4, 5), (5, 3, 5, 7), 2, ((2, 3), (1, 2)), 1, 1),
+    "small image, dilated": ((2, 3, 2, 5), (3, 3, 5, 6), 1, "SAME", 2, 1),
 }
 
 
@@ -225,6 +229,36 @@ def test_kernel_gradients_of_transposed_convolutions_spread_no_image():
     plain, program = (str(jax.make_jaxpr(f)(*operands)) for f in (gradient, accelerate(gradient)))
     # Neither the forward pass nor anything else here changes: what is left is the forward pass's.
     assert [text.count("lhs_dilation=(2, 2)") for text in (plain, program)] == [2, 1]
+
+
+def windows(program):
+    """Pixels of the image and of the window of each convolution of a jaxpr, and of what it calls."""
+    for equation in program.eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            numbers = equation.params["dimension_numbers"]
+            pairs = zip(equation.invars, (numbers.lhs_spec, numbers.rhs_spec), strict=True)
+            yield tuple(math.prod(each.aval.shape[axis] for axis in spec[2:]) for each, spec in pairs)
+        for value in equation.params.values():
+            if hasattr(value, "jaxpr"):
+                yield from windows(value.jaxpr)
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "step"), [((2, 2), (3, 3), 1), ((2, 2), (3, 3), 2), ((4, 4), (3, 3), 2), ((2, 8), (5, 5), 1)]
+)
+def test_no_window_has_more_pixels_than_its_image_for_xla_would_take_twenty_times_as_long(size, window, step):
+    x, k = jnp.ones((4, *size, 16)), jnp.ones((*window, 16, 32))
+
+    def gradients(x, k):
+        def loss(x, k):
+            return jnp.square(lax.conv_general_dilated(x, k, (step, step), "SAME", dimension_numbers=LAYOUTS[0])).sum()
+
+        return jax.grad(loss, (0, 1))(x, k)
+
+    plain, fast = (list(windows(jax.make_jaxpr(f)(x, k).jaxpr)) for f in (gradients, accelerate(gradients)))
+    assert any(taps > pixels for pixels, taps in plain)
+    assert len(fast) >= 2
+    assert all(taps <= pixels for pixels, taps in fast)
 
 
 def test_empty_batch():
