@@ -217,8 +217,8 @@ def _exchanged(conv: _Convolution, x: jax.Array, k: jax.Array) -> jax.Array:
     """For small images, and kernel gradients of transposed convolutions: image and window exchanged.
 
     y[n, p, o] = sum_q sum_i x[n, q, i] k[q s + low - p, i, o] spreads x by s below a window k of more pixels. That took
-    XLA 20 to 50 times as long (measured on 2 cores) as the same sum read as an image k below a window x with steps of s,
-    over which p runs backwards.
+    XLA 20 to 50 times as long (measured on 2 cores) as the same sum read as an image k below a window x with steps of
+    s, over which p runs backwards.
     """
     last, padding = x.ndim - 1, []
     sizes = zip(x.shape[1:last], k.shape[:-2], conv.lhs_dilation, conv.rhs_dilation, strict=True)
