@@ -1,4 +1,4 @@
-"""Figs. 3 to 10: courses of losses, L2, counts and accuracy by epoch, and images with their perturbations."""
+"""Figs. 3 to 10: courses of losses, L2, counts and accuracy by epoch, images with their perturbations; two of ours."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,6 +32,14 @@ def figures(config: Config, data: Data, read: Read) -> dict[str, Any]:
         for name, pair in _pairs(config, problem).items():
             where = _where(name, pair["ls"].target.classifier, pair["ls"].target.start, problem)
             drawn[f"fig{losses}-{name}.png".lower()] = _courses(read, pair, f"Fig. {losses}: {where}")
+    for target in config.mains:
+        where, of = _where(target.data, target.classifier, target.start, "enhancing"), f"-{target.data}.png".lower()
+        games = {
+            "the paper's D": config.repeated(target)[0],
+            "D told the label": config.repeated(target, per_label=True)[0],
+        }
+        drawn[f"told-courses{of}"] = _courses(read, games, where)
+        drawn[f"told-images{of}"] = _images(read, games, where)
     return drawn
 
 

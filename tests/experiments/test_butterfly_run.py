@@ -99,6 +99,7 @@ def test_the_courses_are_drawn_by_epoch(finished):
         "fig3-digits.png", "fig4-digits.png", "fig5-digits.png", "fig6-digits.png", "fig7-digits.png",
         "fig8-digits.png", "fig9-digits.png",
     }  # fmt: skip
+    assert {path.name for path in out.glob("told*.png")} == {"told-courses-digits.png", "told-images-digits.png"}
     for game in TINY.games:
         found = stored(out, f"game/{game.name}")
         assert found["l2"].shape == found["positive"].shape == found["validation_accuracy"].shape == (3,)

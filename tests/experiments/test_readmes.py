@@ -138,11 +138,19 @@ def test_butterfly_accuracies_with_and_without_generators():
     enhancing = "enhancing Prop-50-ls gamma 0.0001"
     alone, helped = (sum(value["R50 A", str(seed), attack] for seed in range(3)) / 3 for attack in ("", enhancing))
     assert f"{alone:.1f} % of the test set right alone and {helped:.1f} % with their generators" in text
+    told, rounded = (
+        [value["R50 A", f"{seed}", f"{enhancing}, D told the label{end}"] for seed in range(3)]
+        for end in ("", ", 8 bits")
+    )
+    assert f"{mean(told):.1f} % with the same three classifiers" in text
+    assert f"{mean(told) - alone:+.1f} points (95 % +" in text
+    assert f"{mean(rounded):.1f} % on 256 levels. The generator" in text
     for attack, told in {
         "": "the classifier alone",
         "tuned on G, as many steps": "tuned on G, as many steps",
         "ensemble": "an ensemble at the generator's forward cost",
         f"{enhancing} on C": "a generator trained on C, of which the classifier has all right already",
+        f"{enhancing}, D told the label": "a generator whose discriminator is told the label",
     }.items():
         assert f"| {told} | {value['R50 A', '0', attack]:.1f} |" in text, told
     assert f"| the external network itself | {value['external R50', '0', '']:.1f} |" in text
@@ -150,3 +158,20 @@ def test_butterfly_accuracies_with_and_without_generators():
     assert f"falls from {adversarial[0]:.1f} to {adversarial[1]:.1f} % with Prop-50" in text
     fgsm, universal = (value["R50 B", "0", attack] for attack in ("EHA", "UAP matched"))
     assert f"FGSM leaves {fgsm:.1f} % and a universal perturbation {universal:.1f} %" in text
+
+
+def test_butterfly_on_a_gpu():
+    text = readme("butterfly")
+    value = {
+        (row["member"], row["attack"]): 100 * float(row["value"])
+        for row in metrics("butterfly", "gpu")
+        if row["metric"] == "accuracy" and row["network"] == "R50 A"
+    }
+    own = "enhancing Prop-50-ls gamma 0.0001"
+    attacks = ("", own, f"{own}, D told the label", f"{own}, D told the label, 8 bits")
+    alone, paper, told, rounded = ([value[f"{seed}", attack] for seed in range(3)] for attack in attacks)
+    assert f"have {mean(alone):.1f} % of the test set right alone, **{mean(paper):.1f} % with the paper's" in text
+    assert f"{mean(told):.1f} % with one that is told the label** ({mean(told) - mean(alone):+.1f} points" in text
+    first, second, third = (after - before for after, before in zip(told, alone, strict=True))
+    assert f"each of the three gains, by {first:.1f}, {second:.1f} and {third:.1f} points" in text
+    assert f"256 levels leave {mean(rounded):.1f} %" in text
