@@ -184,6 +184,17 @@ class Training:
         return float(len(self.known) * self.steps * (6 * weights + passes * (weights + self.images.nbytes)))
 
 
+def _apart(name: str, ascents: int) -> float:
+    """How far the weights of two libraries may be apart, in shares of their change.
+
+    Where rounding turns the sign of a gradient, pixels move the other way. The fresh VGG grows rounding: PyTorch's own
+    two layouts are 18 % apart after three plain steps, 49 % after one on PGD-10.
+    """
+    if name == "vgg-cifar":
+        return 0.6 if ascents > 1 else 0.3
+    return 0.3 if ascents else 0.1
+
+
 def _case(name: str, count: int, steps: int, attack: tuple[float, float, int], smoke: bool) -> Case:
     training = Training([network(name, seed) for seed in range(count)], 2 if smoke else steps, *attack)
     peers: dict[str, Callable[[], Run]] = {
@@ -199,9 +210,7 @@ def _case(name: str, count: int, steps: int, attack: tuple[float, float, int], s
         ours=training.ours(),
         peers=peers,
         judge=training.judge,
-        # Where rounding turns the sign of a gradient, pixels move the other way. Three steps of the fresh VGG grow
-        # rounding to 18 % between PyTorch's own two layouts.
-        bars={"change of the weights": 0.3 if attack[2] or name == "vgg-cifar" else 0.1, "size of the change": 0.02},
+        bars={"change of the weights": _apart(name, attack[2]), "size of the change": 0.02},
         operations=training.operations(),
         moved=training.moved(),
         counted="XLA's count of the plain gradients; weights, momentum and gradients once a step, images once a pass",
