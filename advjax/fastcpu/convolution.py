@@ -223,9 +223,9 @@ def _exchanged(conv: _Convolution, x: jax.Array, k: jax.Array) -> jax.Array:
     last, padding = x.ndim - 1, []
     sizes = zip(x.shape[1:last], k.shape[:-2], conv.lhs_dilation, conv.rhs_dilation, strict=True)
     for (size, taps, gap, spread), (low, high), step in zip(sizes, conv.padding, conv.window_strides, strict=True):
-        image, window = (size - 1) * gap + 1, (taps - 1) * spread + 1
-        back = (image + low + high - window) // step * step
-        padding.append((back - low, image - window + low))
+        covered, reach = (size - 1) * gap + 1, (taps - 1) * spread + 1
+        back = (covered + low + high - reach) // step * step
+        padding.append((back - low, covered - reach + low))
     exchanged = conv._replace(padding=tuple(padding), lhs_dilation=conv.rhs_dilation, rhs_dilation=conv.lhs_dilation)
     image = lax.transpose(k, [last, *range(last - 1), last - 1])
     y = _direct(exchanged, image, lax.transpose(x, [*range(1, last), last, 0]))

@@ -34,12 +34,12 @@ def figures(config: Config, data: Data, read: Read) -> dict[str, Any]:
             drawn[f"fig{losses}-{name}.png".lower()] = _courses(read, pair, f"Fig. {losses}: {where}")
     for target in config.mains:
         where, of = _where(target.data, target.classifier, target.start, "enhancing"), f"-{target.data}.png".lower()
-        games = {
+        both = {
             "the paper's D": config.repeated(target)[0],
             "D told the label": config.repeated(target, per_label=True)[0],
         }
-        drawn[f"told-courses{of}"] = _courses(read, games, where)
-        drawn[f"told-images{of}"] = _images(read, games, where)
+        drawn[f"told-courses{of}"] = _courses(read, both, where)
+        drawn[f"told-images{of}"] = _images(read, both, where)
     return drawn
 
 
