@@ -120,7 +120,6 @@ LAYERS = {
     "depthwise, dilated": ((3, 9, 9, 4), (3, 2, 1, 4), 1, ((2, -1), (0, 1)), 2, 4),
     "depthwise, two a channel": ((2, 8, 8, 6), (3, 3, 1, 12), 1, "SAME", 1, 6),
     "whole image": ((2, 4, 4, 6), (4, 4, 6, 8), 1, "VALID", 1, 1),
-    "small image": ((3, 2, 2, 6), (3, 3, 6, 8), 1, "SAME", 1, 1),
     "small image, strided, odd": ((2, 3, 4, 5), (5, 3, 5, 7), 2, ((2, 3), (1, 2)), 1, 1),
     "small image, dilated": ((2, 3, 2, 5), (3, 3, 5, 6), 1, "SAME", 2, 1),
 }

@@ -60,8 +60,16 @@ def moved_by_hand(start, batch, *, problem, loss, gamma, rate=0.5):
     return descended(params, of_generator, "generator"), t
 
 
-@pytest.mark.parametrize("problem", ["enhancing", "adversarial"])
-@pytest.mark.parametrize(("loss", "per_label"), [("ls", False), ("lr", False), ("ls", True)])
+@pytest.mark.parametrize(
+    ("problem", "loss", "per_label"),
+    [
+        ("enhancing", "ls", False),
+        ("enhancing", "lr", False),
+        ("adversarial", "ls", False),
+        ("adversarial", "lr", False),
+        ("enhancing", "ls", True),
+    ],
+)
 def test_a_step_is_that_of_the_equations_with_the_score_computed_anew(problem, loss, per_label):
     step = generator_step(SGD, problem=problem, gamma=0.7, loss=loss)
     start, batch = players(per_label=per_label), batch_of(known_set())

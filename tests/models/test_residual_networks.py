@@ -162,7 +162,7 @@ def test_senet_equals_timm(depths, groups, size):
     [
         partial(WideResNet, 10, 1, dropout=0.3),
         partial(StochasticDepthResNet, 8),
-        partial(SENet, (1, 1, 1, 1), 10, width=8, groups=4),
+        pytest.param(partial(SENet, (1, 1, 1, 1), 10, width=8, groups=4), marks=pytest.mark.slow),
     ],
     ids=["wide", "stochastic", "senet"],
 )
