@@ -290,12 +290,14 @@ def line_figure(
     title: str = "",
     second: tuple[float, str] | None = None,
     log: bool = False,
+    spread: Mapping[str, np.ndarray] | None = None,
 ) -> Any:
     """Lines over one axis.
 
     Args:
         x: places [n].
         lines: by its name, the values [n] of a line.
+        spread: by the name of a line the half lengths [n] of the bars around its values.
         xlabel, ylabel, title: texts.
         second: another unit for x, drawn above: (its value at x = 1, its label).
         log: a logarithmic axis of values.
@@ -307,7 +309,8 @@ def line_figure(
     axis = axes[0, 0]
     for index, (name, values) in enumerate(lines.items()):
         color, marker = ("#000000", *_COLORS)[index % (1 + len(_COLORS))], "os^Dv*"[index % 6]
-        axis.plot(x, values, label=name, color=color, marker=marker, markersize=4, linewidth=1.5)
+        bars = None if spread is None else spread[name]
+        axis.errorbar(x, values, bars, label=name, color=color, marker=marker, markersize=4, linewidth=1.5, capsize=3)
     axis.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
     if second is not None:
         factor, label = second

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from advjax.plots import error_figure, metric_figure, perturbation_figure
+from advjax.plots import error_figure, line_figure, metric_figure, perturbation_figure
 
 THREE = np.array([[1.0, 2.0, 6.0], [4.0, 4.0, 4.0]])
 
@@ -34,6 +34,15 @@ def test_bars_are_sample_deviations_as_in_the_tables():
     np.testing.assert_allclose(bars(axis), np.std(THREE, axis=1, ddof=1))
     (axis,) = error_figure(["low", "high"], {"error": list(THREE)}, [2.0], reference="basic").axes
     np.testing.assert_allclose(bars(axis), np.std(THREE, axis=1, ddof=1))
+
+
+def test_lines_have_the_bars_they_are_given():
+    lines = {"a": np.array([1.0, 2.0]), "b": np.array([3.0, 5.0])}
+    (axis,) = line_figure([0, 1], lines, xlabel="x", ylabel="y", spread={"a": lines["b"], "b": lines["a"]}).axes
+    np.testing.assert_allclose([bars(axis, 0), bars(axis, 1)], [lines["b"], lines["a"]])
+    np.testing.assert_array_equal(axis.containers[1].lines[0].get_ydata(), lines["b"])
+    (axis,) = line_figure([0, 1], lines, xlabel="x", ylabel="y").axes
+    assert not any(container.has_yerr for container in axis.containers)
 
 
 @pytest.mark.parametrize("draw", ["metrics", "errors"])

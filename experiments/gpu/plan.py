@@ -24,6 +24,10 @@ _EXPERIMENTS = {
         "robust_optimization": "robust_optimization --preset paper",
         "robust_optimization-cifar10": "robust_optimization --preset paper-cifar10",
         "localized_training": "localized_training --preset paper",
+        "random_sign": "random_sign --preset cpu --set attack_batch=1000",
+        "random_sign-pixels": "random_sign --preset cpu-pixels --set attack_batch=1000",
+        "random_sign-capsules": "random_sign --preset cpu-capsules",
+        "random_sign-cifar10": "random_sign --preset cpu-cifar10 --set attack_batch=500",
     },
     "smoke": {
         "hard_positives": f"hard_positives {_QUICK} bases=1 base_iterations=100 finetune_iterations=20 rows=FGV "
@@ -31,6 +35,8 @@ _EXPERIMENTS = {
         "robust_optimization": f"robust_optimization {_QUICK} epochs=1",
         "localized_training": f"localized_training {_QUICK} natural_steps=40 adversarial_steps=40 "
         "train_attack_steps=2 attack_steps=2 strong_models= test_images=100",
+        "random_sign": f"random_sign {_QUICK} epochs=1 seeds=1 rows=mnist/LeNet attacked_images=50 square_queries=20 "
+        "sweep=",
     },
 }
 PRESETS = tuple(_EXPERIMENTS)

@@ -189,20 +189,25 @@ def sections(config: Config, data: Data, read: Read, found: dict[str, Arrays]) -
 
 
 def figures(config: Config, data: Data, read: Read) -> dict[str, Any]:
-    """Held-out errors by epsilon, a line for each place."""
+    """Held-out errors by epsilon, a line for each place; bars are sample standard deviations over seeds."""
     drawn = {}
     for recipe in dict.fromkeys(recipe for recipe, _, _ in config.swept.values()):
         errors = {
-            (place, epsilon): 100 * (1 - read(f"sweep/{name}")["right"].mean())
+            (place, epsilon): 100 * (1 - read(f"sweep/{name}")["right"].mean(1))
             for name, (own, place, epsilon) in config.swept.items()
             if own == recipe
         }
-        lines = {
-            place: np.array([errors["", 0.0], *(errors[place, epsilon] for epsilon in config.sweep)])
+        found = {
+            place: np.stack([errors["", 0.0], *(errors[place, epsilon] for epsilon in config.sweep)])
             for place in config.where
         }
         drawn[f"sweep-{recipe.split('/')[1].lower()}.png"] = line_figure(
-            [0.0, *config.sweep], lines, xlabel="epsilon of the random signs", ylabel="held-out error, %", title=recipe
+            [0.0, *config.sweep],
+            {place: each.mean(1) for place, each in found.items()},
+            spread={place: each.std(1, ddof=1) for place, each in found.items()} if config.sweep_seeds > 1 else None,
+            xlabel="epsilon of the random signs",
+            ylabel="held-out error, %",
+            title=f"{recipe}, {config.sweep_seeds} seed(s)",
         )
     return drawn
 

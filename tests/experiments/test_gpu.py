@@ -44,7 +44,8 @@ def test_every_experiment_of_the_plan_is_one_that_there_is(preset):
     assert plan[0].arguments[-1] == "pgd"
     papers = [task.arguments for task in plan[1:]]
     order = [arguments[1] for arguments in papers]
-    assert list(dict.fromkeys(order)) == ["hard_positives", "robust_optimization", "localized_training"]
+    papers_in_order = ["hard_positives", "robust_optimization", "localized_training", "random_sign"]
+    assert list(dict.fromkeys(order)) == papers_in_order
     for module, *arguments in papers:
         options = _parser(STUDIES, arguments)
         assert module == "experiments"

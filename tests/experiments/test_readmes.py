@@ -86,9 +86,10 @@ def test_hard_positives_of_photographs():
     assert f"{kept:.0f} of 480 HC images ({100 * kept / 480:.0f} %) have PASS > 0.99" in text
 
 
-def test_hard_positives_of_photographs_by_a_network_that_knows_them():
+@pytest.mark.parametrize("network", ["mobilenet", "squeezenet"])
+def test_hard_positives_of_photographs_by_a_network_that_knows_them(network):
     text = readme("hard_positives")
-    value = {(r["attack"], r["metric"]): float(r["value"]) for r in metrics("hard_positives/imagenet", "mobilenet")}
+    value = {(r["attack"], r["metric"]): float(r["value"]) for r in metrics("hard_positives/imagenet", network)}
     types, asked = ("FGS", "FGV", "HC-1", "HC-13", "HC-20"), value["FGS", "count"]
     assert asked >= 200
     rows = {"PASS (valid)": ("score", 4), "L2 per pixel": ("l2", 2), "L∞": ("linf", 1)}
@@ -175,3 +176,73 @@ def test_butterfly_on_a_gpu():
     first, second, third = (after - before for after, before in zip(told, alone, strict=True))
     assert f"each of the three gains, by {first:.1f}, {second:.1f} and {third:.1f} points" in text
     assert f"256 levels leave {mean(rounded):.1f} %" in text
+
+
+def _accuracies(preset, attack=""):
+    """By network, in percent, those of its seeds on the test set, in order."""
+    found = {}
+    for row in metrics("random_sign", preset):
+        if f"{row['attack']} {row['epsilon']}".strip() == attack and "held out" not in row["data"]:
+            found.setdefault(row["network"].split("/")[1], []).append(100 * float(row["value"]))
+    return found
+
+
+def test_random_sign_errors_on_mnist():
+    text = readme("random_sign")
+    standardized, pixels = ({name: [100 - each for each in of] for name, of in _accuracies(preset).items()}
+                            for preset in ("cpu", "cpu-pixels"))  # fmt: skip
+    rows = {
+        "base": ("LeNet", "0.50"),
+        "FGSM-": ("FGSM-LeNet", "0.60"),
+        "R-, signs at the input": ("R-LeNet input", "0.28"),
+    }
+    rows |= {"R-, hidden": ("R-LeNet hidden", "0.28"), "R-, both": ("R-LeNet both", "0.28")}
+    for told, (name, paper) in rows.items():
+        cells = []
+        for errors in (standardized[name], pixels[name]):
+            assert len(errors) == 5
+            half = 2.776445 * stdev(errors) / 5**0.5  # Student's t of four degrees of freedom, 97.5 %
+            middle = mean(errors)
+            cells.append(f"{middle:.2f} ± {stdev(errors):.2f} [{middle - half:.2f}, {middle + half:.2f}]")
+        assert f"| {told} | {paper} | {' | '.join(cells)} |" in text, told
+    attacked = _accuracies("cpu", "pgd-40 0.1")
+    base, both, fgsm = (mean(attacked[name]) for name in ("LeNet", "R-LeNet both", "FGSM-LeNet"))
+    on_pixels = [mean(_accuracies("cpu-pixels", "pgd-40 0.1")[name]) for name in ("LeNet", "R-LeNet both")]
+    assert f"leaves {base:.1f} % of the base and {both:.1f} % of the network with signs in both places" in text
+    assert f"(on pixels {on_pixels[0]:.1f} and {on_pixels[1]:.1f} %), and {fgsm:.1f} % of the one trained" in text
+    for preset in ("cpu", "cpu-pixels"):
+        assert {accuracy for of in _accuracies(preset, "apgd 0.3").values() for accuracy in of} == {0}
+    capsules = [100 - of[0] for of in _accuracies("cpu-capsules").values()]
+    assert "base {:.2f}, FGSM- {:.2f}, R- {:.2f} %".format(*capsules) in text
+
+
+def test_random_sign_epsilon_on_held_out_images():
+    found = {}
+    for row in metrics("random_sign", "cpu"):
+        if "held out" in row["data"]:
+            found.setdefault((row["network"], row["epsilon"]), []).append(100 - 100 * float(row["value"]))
+    assert len(found) == 13
+    base = mean(found.pop(next(key for key in found if key[0].endswith("base"))))
+    least, most = min(map(mean, found.values())), max(map(mean, found.values()))
+    told = f"{least:.2f} to {most:.2f} % between 0.01 and 0.2 in all places, {base:.2f} % without"
+    assert told in readme("random_sign")
+
+
+def test_random_sign_errors_on_cifar10():
+    text = readme("random_sign")
+
+    def three(attack=""):
+        runs = [_accuracies(f"cpu-cifar10/seed{seed}", attack) for seed in range(3)]
+        return {name: [run[name][0] for run in runs] for name in runs[0]}
+
+    clean = three()
+    attacked = [three(attack) for attack in ("pgd-40 0.00392", "pgd-40 0.00784", "apgd 0.0314")]
+    rows = {"base": "ResNet-20", "FGSM- (8/255)": "FGSM-ResNet-20", "R-, both": "R-ResNet-20 both"}
+    for told, name in rows.items():
+        right = " | ".join(f"{mean(each[name]):.1f}" for each in attacked)
+        assert f"| {told} | {100 - mean(clean[name]):.2f} ± {stdev(clean[name]):.2f} | {right} |" in text, told
+    lost = [one - other for one, other in zip(clean["ResNet-20"], clean["R-ResNet-20 both"], strict=True)]
+    half = 4.302653 * stdev(lost) / 3**0.5  # two degrees of freedom
+    interval = f"{mean(lost) - half:.2f} to {mean(lost) + half:.2f}"
+    assert f"{mean(lost):.2f} points in the mean (95 % interval {interval})" in text
+    assert f"costs {mean(clean['ResNet-20']) - mean(clean['FGSM-ResNet-20']):.1f} points" in text
