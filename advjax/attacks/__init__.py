@@ -9,6 +9,7 @@ from advjax.attacks.added import Added, added
 from advjax.attacks.apgd import apgd
 from advjax.attacks.attack import (
     Around,
+    Asks,
     Attack,
     BestOf,
     Failure,
@@ -48,7 +49,7 @@ __all__ = [
     "pgd", "localized_pgd", "targeted", "apgd", "square", "lbfgs", "deepfool", "random_sign",
     "added", "universal_perturbation", "UniversalPerturbation",
     "Part", "Number", "Mask", "made_finite",
-    "Attack", "Problem", "State", "Move", "Around", "Repeat", "RandomStart", "BestOf", "Finish", "RandomSign",
+    "Attack", "Asks", "Problem", "State", "Move", "Around", "Repeat", "RandomStart", "BestOf", "Finish", "RandomSign",
     "Added", "DeepFool",
     "Stack", "stack",
     "Objective", "CrossEntropy", "Margin", "Targeted", "TargetedDLR", "HotCold",

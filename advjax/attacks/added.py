@@ -1,9 +1,11 @@
 """A perturbation that is there already, added to whatever image comes: a universal one, or one for each image."""
 
+from typing import ClassVar
+
 import jax
 import numpy as np
 
-from advjax.attacks.attack import Attack, Problem, State
+from advjax.attacks.attack import Asks, Attack, Problem, State
 from advjax.attacks.constraints import All, Box, Constraint, Quantize
 from advjax.attacks.part import Mask
 from advjax.attacks.regions import mask_constraints
@@ -51,6 +53,7 @@ class Added(Attack):
 
     constraint: Constraint
     perturbation: np.ndarray | jax.Array = number(rank=3)
+    asks: ClassVar[Asks] = "nothing"
 
     def check_image_shape(self, shape: tuple[int, ...]) -> None:
         if np.shape(self.perturbation)[-3:] != tuple(shape):

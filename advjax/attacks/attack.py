@@ -7,7 +7,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from advjax.value import static, value
 
 __all__ = [
     "Around",
+    "Asks",
     "Attack",
     "BestOf",
     "Failure",
@@ -41,6 +42,10 @@ __all__ = [
     "made_finite",
     "stack",
 ]
+
+
+Asks = Literal["nothing", "decisions", "scores", "gradients"]
+"""What an attack learns from a model: each of these knows what those before it do."""
 
 
 class Failure(IntEnum):
@@ -107,6 +112,11 @@ def first_state(problem: Problem, key: jax.Array) -> State:
 
 class Attack(Part, ABC):
     """A pair of pure functions on one image, and what they are after."""
+
+    @property
+    def asks(self) -> Asks:
+        """The most that it learns from the model it attacks."""
+        return "gradients"
 
     def init(self, problem: Problem, key: jax.Array) -> State:
         """The state before the first step."""
@@ -197,6 +207,10 @@ class Around(Attack):
     @property
     def criterion(self) -> Criterion:
         return self.attack.criterion
+
+    @property
+    def asks(self) -> Asks:
+        return self.attack.asks
 
     def towards(self, targets: Number) -> Attack:
         return dataclasses.replace(self, attack=self.attack.towards(targets))

@@ -188,6 +188,7 @@ def _attack_one(attack: Attack, classifier: Classifier, image: jax.Array, label:
         failure=jnp.where(success, Failure.NONE, failure).astype(jnp.int8),
         non_finite=state.non_finite,
         faults=jnp.zeros_like(label) | target_faults(attack, clean_logits.shape[-1]),
+        asks=attack.asks,
     )
     return _Outcome(perturbation, clean_logits)
 

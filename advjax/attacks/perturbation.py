@@ -6,10 +6,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from advjax.attacks.attack import Failure
+from advjax.attacks.attack import Asks, Failure
 from advjax.attacks.faults import count_faults, raise_faults, warn_faults
 from advjax.files import write_whole
-from advjax.value import value
+from advjax.value import static, value
 
 __all__ = ["Perturbation"]
 
@@ -37,6 +37,8 @@ class Perturbation:
         finite entry.
       faults: int32, bits of `Fault`: what is wrong with the image, its label or the model.  Never an image's own
         fault where `perturb` was called outside a `jit`, since it raises then.
+      asks: the most that the attack learned from the model: "nothing", "decisions" (classes), "scores" (logits) or
+        "gradients".
     """
 
     image: jax.Array
@@ -53,6 +55,7 @@ class Perturbation:
     failure: jax.Array
     non_finite: jax.Array
     faults: jax.Array
+    asks: Asks = static(default="gradients")
 
     def check(self) -> None:
         """Raises for what was wrong with images and labels, and warns of what is with the model.

@@ -1,10 +1,12 @@
 """Random signs: an attack that asks the model nothing and computes no gradient (Di, Yu and Tian 2018)."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax.attacks.attack import Attack, Problem, State
+from advjax.attacks.attack import Asks, Attack, Problem, State
 from advjax.attacks.constraints import All, Box, Constraint, Quantize
 from advjax.attacks.part import Mask, Number
 from advjax.attacks.perturb import IMAGE_AXIS
@@ -76,6 +78,7 @@ class RandomSign(Attack):
     p: float = static(default=0.5)
     per: Granularity = static(default="element")
     random = True
+    asks: ClassVar[Asks] = "nothing"
 
     def __post_init__(self) -> None:
         check_random_sign(self.p, self.per)

@@ -1,13 +1,13 @@
 """Square: a random search over square patches that reads the model's scores and no gradient (Andriushchenko 2020)."""
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax.attacks.attack import Attack, Problem, State
+from advjax.attacks.attack import Asks, Attack, Problem, State
 from advjax.attacks.constraints import All, Ball, Box, Constraint, Quantize, ball
 from advjax.attacks.criteria import Criterion, Misclassified
 from advjax.attacks.directions import Chain, Direction
@@ -91,6 +91,7 @@ class SquareSearch(Attack):
     queries: int = static()
     criterion: Criterion = Misclassified()
     random = True
+    asks: ClassVar[Asks] = "scores"
 
     def towards(self, targets: Number) -> Attack:
         return dataclasses.replace(self, criterion=self.criterion.towards(targets))

@@ -1,11 +1,11 @@
 """A trained generator as an attack."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 from flax import nnx
 
-from advjax.attacks import All, Attack, Box, Constraint, Problem, Quantize, State
+from advjax.attacks import All, Asks, Attack, Box, Constraint, Problem, Quantize, State
 from advjax.attacks.part import Mask
 from advjax.attacks.regions import mask_constraints
 from advjax.content import Content
@@ -66,6 +66,7 @@ class Generated(Attack):
     constraint: Constraint
     variables: Any = shared()
     graphdef: Content = static()
+    asks: ClassVar[Asks] = "nothing"
 
     def step(self, problem: Problem, state: State) -> State:
         generator = nnx.merge(self.graphdef.held, self.variables, copy=True)

@@ -37,6 +37,7 @@ from advjax.attacks import (
     Quantize,
     Repeat,
     Sign,
+    Stack,
     Targeted,
     added,
     apgd,
@@ -178,6 +179,37 @@ def test_every_attack(name, masked, problem):
     # Nothing was wrong.
     assert not np.any(result.non_finite)
     assert not np.any(result.faults)
+
+
+@jax.custom_jvp
+def undifferentiable(array):
+    return array
+
+
+@undifferentiable.defjvp
+def _refused(primals, tangents):
+    raise AssertionError("a gradient was taken")
+
+
+def told(attack):
+    return (attack.attack if isinstance(attack, Stack) else attack).asks
+
+
+@pytest.mark.parametrize("name", [name for name in ATTACKS if told(ATTACKS[name]()) != "gradients"])
+def test_an_attack_asks_no_more_of_the_model_than_it_says(name, problem):
+    classifier, images, labels = problem
+    attack = ATTACKS[name]()
+    result = perturb(attack, classifier, images, labels, jax.random.key(0))
+    assert result.asks == told(attack)
+
+    def less(weights, images):
+        scores = convolutional(weights, images)
+        if result.asks == "decisions":
+            scores = 9 * jax.nn.one_hot(scores.argmax(-1), scores.shape[-1])
+        return undifferentiable(scores)
+
+    again = perturb(attack, from_function(less, convolutional_weights()), images, labels, jax.random.key(0))
+    np.testing.assert_array_equal(again.image, result.image)
 
 
 def test_every_named_attack_is_in_the_table():
