@@ -80,7 +80,8 @@ def compiled(
 
     @functools.cache
     def outermost() -> Any:
-        return jax.jit(fn, **given, compiler_options=compiler_options())
+        options = compiler_options()
+        return jax.jit(fn, **given, compiler_options=options) if options else inner
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -90,5 +91,5 @@ def compiled(
         return (inner if within else outermost())(*args, **kwargs)
 
     # As `jax.jit` has it, for tests that nothing is traced twice.
-    call._cache_size = lambda: inner._cache_size() + outermost()._cache_size()  # type: ignore[attr-defined]
+    call._cache_size = lambda: sum(each._cache_size() for each in {inner, outermost()})  # type: ignore[attr-defined]
     return call  # type: ignore[return-value]

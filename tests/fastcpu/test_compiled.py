@@ -1,6 +1,7 @@
 """`compiled` gives its options to the outermost program alone, and is `jax.jit` everywhere else."""
 
 import functools
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -104,3 +105,11 @@ def test_an_unknown_option_is_left_out(message, monkeypatch):
                 compiler_options()
     finally:
         compiler_options.cache_clear()
+
+
+def test_where_there_are_no_options_no_program_counts_twice(monkeypatch):
+    """As on a GPU, where JAX keeps the programs of one function and the same options in one place."""
+    monkeypatch.setattr(sys.modules["advjax.fastcpu.compiled"], "compiler_options", dict)
+    double = compiled(lambda x: 2 * x)
+    assert [float(double(x)) for x in (1.0, 2.0)] == [2.0, 4.0]
+    assert double._cache_size() == 1
