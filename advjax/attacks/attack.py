@@ -302,6 +302,10 @@ class Stack(Part):
 
     attack: Attack
 
+    @property
+    def asks(self) -> Asks:
+        return self.attack.asks
+
 
 def stack(attacks: Sequence[Attack]) -> Stack:
     """Attacks that differ in their numbers only, as one: `perturb` gives each result a leading axis [len(attacks)].

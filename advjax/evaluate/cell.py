@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from advjax.attacks.attack import Failure
+from advjax.attacks.attack import Asks, Failure
 from advjax.evaluate.intervals import Accuracy, accuracy_of
 from advjax.evaluate.measure import DISTANCES
 
@@ -46,6 +46,9 @@ class Cell:
         zero, so that the attack was weaker than it looks.
       l0, l1, l2, linf: distances [N] between clean and perturbed image, in units of [0, 1].
       pass_score: PASS [N] of the two; None if it was not asked for.
+      calls: int32 [N], evaluations of the model that was attacked, of all runs together. None for "clean", and in
+        reports written before it was kept.
+      asks: the most that the attack learned from that model, see `Perturbation`. None where `calls` is.
     """
 
     model: str
@@ -63,6 +66,8 @@ class Cell:
     l2: np.ndarray | None = None
     linf: np.ndarray | None = None
     pass_score: np.ndarray | None = None
+    calls: np.ndarray | None = None
+    asks: Asks | None = None
 
     @property
     def accuracy(self) -> Accuracy:
@@ -111,6 +116,11 @@ class Cell:
         return {name: float(np.mean(getattr(self, name)[hits], dtype=np.float64)) for name in names}
 
     @property
+    def mean_calls(self) -> float | None:
+        """Evaluations of the model for one image, on average."""
+        return None if self.calls is None else float(np.mean(self.calls, dtype=np.float64))
+
+    @property
     def failures(self) -> dict[str, int]:
         """How many images did not become successes, by the name of the `Failure`."""
         if self.failure is None:
@@ -129,6 +139,8 @@ class Cell:
             "mean_over_successes": {name: _json_number(mean) for name, mean in self.mean_distances.items()},
             "failures": self.failures,
             "non_finite_share": self.non_finite_share,
+            "asks": self.asks,
+            "mean_calls": self.mean_calls,
         }
 
 
@@ -141,7 +153,13 @@ def clean_cell(model: str, answers: Mapping[str, np.ndarray], is_random: bool) -
 
 
 def merge_runs(
-    model: str, attack: str, source: str, runs: Mapping[str, np.ndarray], clean_correct: np.ndarray, is_random: bool
+    model: str,
+    attack: str,
+    source: str,
+    runs: Mapping[str, np.ndarray],
+    clean_correct: np.ndarray,
+    is_random: bool,
+    asks: Asks,
 ) -> Cell:
     """The cell of arrays [R, N] by name, each image's numbers taken from the run that hurt it most.
 
@@ -151,6 +169,7 @@ def merge_runs(
         and `failure`, what the attack said of its own model.
       clean_correct: bool [N], whether `model` answers the clean images rightly.
       is_random: whether it draws random numbers.
+      asks: see `Cell`.
     """
     # Of the attack's own reasons those that are about the image alone hold for another model too.
     told = np.isin(runs["failure"], (Failure.NO_DIRECTION, Failure.NO_BOUNDARY))
@@ -164,7 +183,9 @@ def merge_runs(
     if not is_random:
         taken["share"] = None
     taken["non_finite"] = np.any(runs["non_finite"], axis=0)
-    return Cell(model, attack, source, runs["correct"], **taken)
+    return Cell(
+        model, attack, source, runs["correct"], **taken, calls=runs["calls"].sum(axis=0, dtype=np.int32), asks=asks
+    )
 
 
 def worst_run(runs: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -133,7 +133,7 @@ def _cells(
             known |= faults
             for target, arrays in zip(targets, runs, strict=True):
                 is_random = judges[target].draws > 0
-                cell = merge_runs(target, name, source, arrays, clean[target]["correct"], is_random)
+                cell = merge_runs(target, name, source, arrays, clean[target]["correct"], is_random, attack.asks)
                 found[target, name, source] = cell
     cells = []
     for target, judge in judges.items():
@@ -152,7 +152,7 @@ def _configuration(
     """Whatever a stored batch depends on."""
     return {
         # Which arrays a batch has.
-        "format": 2,
+        "format": 3,
         # Lists, since chunks are named by place: mappings of another order would be equal.
         "models": [[name, fingerprint(classifier)] for name, classifier in models.items()],
         "attacks": [[name, fingerprint(attack)] for name, attack in attacks.items()],

@@ -72,15 +72,16 @@ def measure_attack(
     """Attacks `source` and asks all T `targets`; a stack of attacks gives R runs, a single one gives 1.
 
     Returns:
-      `Answers` [T, R, B]; and `l0`, `l1`, `l2`, `linf`, `failure`, `non_finite`, `faults`, `possible` and, if asked
-      for, `pass_score` [R, B], which do not depend on the target.
+      `Answers` [T, R, B]; and `l0`, `l1`, `l2`, `linf`, `failure`, `non_finite`, `faults`, `calls`, `possible` and, if
+      asked for, `pass_score` [R, B], which do not depend on the target.
     """
     result = perturb_in_silence(attack, source, batch.images, batch.labels, keys)
     criterion = criterion_of(attack)
     if not isinstance(attack, Stack):
         result, criterion = jax.tree.map(lambda array: jnp.asarray(array)[None], (result, criterion))
     answers = [_answers(target, criterion, result.image, batch.labels, judge_keys) for target in targets]
-    found: dict[str, Any] = {name: getattr(result, name) for name in (*DISTANCES, "failure", "non_finite", "faults")}
+    asked = ("failure", "non_finite", "faults", "calls")
+    found: dict[str, Any] = {name: getattr(result, name) for name in (*DISTANCES, *asked)}
     found["possible"] = _possible(criterion, batch.labels, len(result.image))
     if pass_scores:
         found["pass_score"] = [pass_score(images, batch.images).score for images in result.image]

@@ -18,7 +18,8 @@ _FORMAT = "advjax evaluation 2"
 # Version 1 had no predictions, shares and flags of gradients: they come back as None.
 _READ = ("advjax evaluation 1", _FORMAT)
 _ARRAYS = {"run_correct": "?", "correct": "?", "loss": "<f4", "prediction": "<i4", "share": "<f4", "failure": "|i1",
-           "non_finite": "?", "pass_score": "<f4", "l0": "<i4", "l1": "<f4", "l2": "<f4", "linf": "<f4"}  # fmt: skip
+           "non_finite": "?", "calls": "<i4", "pass_score": "<f4",
+           "l0": "<i4", "l1": "<f4", "l2": "<f4", "linf": "<f4"}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,6 +88,7 @@ class Report:
             {
                 **{name: getattr(cell, name) for name in ("model", "attack", "source")},
                 "summary": cell.summary(),
+                "asks": cell.asks,
                 "arrays": {name: _encoded(getattr(cell, name), kind) for name, kind in _ARRAYS.items()},
             }
             for cell in self.cells
@@ -110,6 +112,7 @@ class Report:
             tuple(
                 Cell(
                     **{name: cell[name] for name in ("model", "attack", "source")},
+                    asks=cell.get("asks"),
                     **{name: _decoded(cell["arrays"].get(name), kind, name, images) for name, kind in _ARRAYS.items()},
                 )
                 for cell in content["cells"]

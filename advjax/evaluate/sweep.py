@@ -128,8 +128,9 @@ def sweep(
     is_random = judge.draws > 0
     cells = [clean_cell("model", clean, is_random)]
     for index, epsilon in enumerate(levels):
-        own = {name: array[index : index + 1] for name, array in runs.items()}
-        cells.append(merge_runs("model", f"epsilon {epsilon:g}", "model", own, clean["correct"], is_random))
+        own = {part: array[index : index + 1] for part, array in runs.items()}
+        name, asks = f"epsilon {epsilon:g}", attacks[index].asks
+        cells.append(merge_runs("model", name, "model", own, clean["correct"], is_random, asks))
     answers = f"answers are those of most of {_DRAWS} fresh draws"
     warn_of_models({"classifier": model_bits(runs["faults"])}, answers, stacklevel=2)
     return Sweep(levels, Report(tuple(cells)))
@@ -158,6 +159,7 @@ def _with_worse(kept: _Runs, own: _Runs, rows: np.ndarray) -> _Runs:
     both = {name: np.concatenate([array[:, rows], own[name]]) for name, array in kept.items()}
     worst = worst_run(both)
     taken = {name: np.take_along_axis(array, worst, axis=0) for name, array in both.items()}
+    taken["calls"] = both["calls"].sum(axis=0, keepdims=True, dtype=np.int32)
     taken["non_finite"] = np.asarray(both["non_finite"].any(axis=0, keepdims=True))
     merged = {name: array.copy() for name, array in kept.items()}
     for name, array in taken.items():

@@ -12,6 +12,8 @@ _NOTE = """\
 Loss: mean cross-entropy over all images. Success: of the images answered rightly when clean, the share in % that is
 answered wrongly when perturbed; for a targeted attack, of those not of the target's class the share that is answered
 with it. {measures}: means over these successes alone, in units of [0, 1] (l0: pixels changed).
+Asked: evaluations of the attacked model for one image, in all runs, and the most that the attack learned from them:
+gradients, scores (logits), decisions (classes) or nothing.
 """
 _DRAWS = """\
 One draw: a model that draws random numbers is judged by most of its answers at several fresh draws; its accuracy at a
@@ -36,7 +38,7 @@ def markdown(cells: Iterable[Cell], worst: Mapping[str, Accuracy], transferred: 
         "not finite": any(cell.non_finite_share for cell in cells),
     }
     shown = [name for name, needed in columns.items() if needed]
-    names = ["made on", "accuracy", "one draw", "loss", "success", *measures, "not finite", "failures"]
+    names = ["made on", "accuracy", "one draw", "loss", "success", *measures, "asked", "not finite", "failures"]
     head = ["model", "attack", *(name for name in names if columns.get(name, True))]
     rows = [_row(cell, measures, shown) for cell in cells]
     for model, accuracy in worst.items():
@@ -62,6 +64,7 @@ def _row(cell: Cell, measures: list[str], shown: list[str]) -> list[str]:
         f"{cell.mean_loss:.4g}",
         _share(cell.success_rate),
         *("" if mean is None else f"{mean:.4g}" for mean in found),
+        "" if cell.mean_calls is None else f"{cell.mean_calls:.4g}: {cell.asks}",
         *([_share(cell.non_finite_share)] if "not finite" in shown else []),
         ", ".join(f"{count} {name}" for name, count in cell.failures.items()),
     ]

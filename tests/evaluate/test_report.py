@@ -25,6 +25,7 @@ RUNS = {
     "share": np.array([[1, 0, 1, 0, 0], [1, 1, 0, 0, 1]], np.float32),
     "non_finite": np.array([[False, True, False, False, False], [False, False, False, True, False]]),
     "failure": np.array([[4, 0, 4, 0, 1], [2, 2, 0, 0, 1]], np.int8),
+    "calls": np.array([[42, 42, 42, 42, 42], [42, 1, 42, 3, 42]], np.int32),
     "l0": np.array([[9, 1, 9, 2, 9], [8, 9, 3, 4, 9]], np.int32),
     **{name: np.array([[9, 0.5, 9, 2, 9], [9, 9, 3, 4, 9]], np.float32) for name in ("l1", "l2", "linf")},
 }
@@ -32,7 +33,7 @@ RUNS = {
 
 @pytest.fixture
 def cell():
-    return merge_runs("m", "pgd", "m", RUNS, CLEAN, is_random=False)
+    return merge_runs("m", "pgd", "m", RUNS, CLEAN, is_random=False, asks="scores")
 
 
 @pytest.fixture
@@ -61,14 +62,17 @@ def test_the_numbers_of_a_cell(cell):
     assert cell.mean_distances["l2"] == pytest.approx(2.5)
     assert cell.failures == {"ALREADY_MISCLASSIFIED": 1, "NO_DIRECTION": 1}
     np.testing.assert_array_equal(cell.success, [False, True, True, True, False])
+    np.testing.assert_array_equal(cell.calls, [84, 43, 84, 45, 84])  # of both runs
+    assert (cell.mean_calls, cell.asks) == (68, "scores")
+    assert {"asks": "scores", "mean_calls": 68.0}.items() <= cell.summary().items()
 
 
 def test_no_success_has_no_distance():
     runs = {**RUNS, "correct": np.ones((2, 5), bool), "met": np.zeros((2, 5), bool)}
-    cell = merge_runs("m", "pgd", "m", runs, CLEAN, is_random=False)
+    cell = merge_runs("m", "pgd", "m", runs, CLEAN, is_random=False, asks="scores")
     assert cell.success_rate == 0
     assert set(cell.mean_distances.values()) == {None}
-    assert merge_runs("m", "pgd", "m", runs, np.zeros(5, bool), is_random=False).success_rate is None
+    assert merge_runs("m", "pgd", "m", runs, np.zeros(5, bool), is_random=False, asks="scores").success_rate is None
 
 
 def test_of_a_targeted_attack_the_run_that_reached_the_target_comes_first():
@@ -82,8 +86,9 @@ def test_of_a_targeted_attack_the_run_that_reached_the_target_comes_first():
         "failure": np.full((3, 3), Failure.NOT_FOOLED, np.int8),
         "non_finite": np.zeros((3, 3), bool),
         "share": np.zeros((3, 3), np.float32),
+        "calls": np.ones((3, 3), np.int32),
     }
-    cell = merge_runs("m", "towards 2", "m", runs, np.ones(3, bool), is_random=False)
+    cell = merge_runs("m", "towards 2", "m", runs, np.ones(3, bool), is_random=False, asks="scores")
     np.testing.assert_array_equal(cell.loss, np.float32([1, 3, 0.3]))
     np.testing.assert_array_equal(cell.prediction, [2, 1, 2])
     np.testing.assert_array_equal(cell.correct, [False, False, True])
@@ -100,8 +105,9 @@ def test_merging_takes_the_worst(pairs, clean):
     correct = np.array([right for right, _ in pairs]).reshape(3, 2)
     loss = np.array([number for _, number in pairs], np.float32).reshape(3, 2)
     others = {"met": ~correct, "possible": np.ones((3, 2), bool), "non_finite": np.zeros((3, 2), bool)}
+    others["calls"] = np.ones((3, 2), np.int32)
     runs = {"correct": correct, "loss": loss, "failure": np.full((3, 2), Failure.NOT_FOOLED, np.int8), **others}
-    cell = merge_runs("m", "a", "m", runs, np.array(clean), is_random=False)
+    cell = merge_runs("m", "a", "m", runs, np.array(clean), is_random=False, asks="scores")
     np.testing.assert_array_equal(cell.correct, correct.all(axis=0))
     for image in range(2):
         wrong = [run for run in range(3) if not correct[run, image]]
@@ -152,7 +158,7 @@ def test_markdown(report):
     low, high = wilson(1, 5)
     assert lines[0].startswith("| model | attack | made on | accuracy | loss | success | l0 | l1 | l2 | linf | PASS |")
     share = f"20.00 [{100 * low:.2f}, {100 * high:.2f}]"
-    assert f"| m | pgd | m | {share} | nan | 75.00 | 2.667 | 2.5 | 2.5 | 2.5 |  | 40.00 |" in lines[3]
+    assert f"| m | pgd | m | {share} | nan | 75.00 | 2.667 | 2.5 | 2.5 | 2.5 |  | 68: scores | 40.00 |" in lines[3]
     assert "| not finite | failures |" in lines[0]
     assert "one draw" not in report.to_markdown()
     assert "1 ALREADY_MISCLASSIFIED, 1 NO_DIRECTION |" in lines[3]

@@ -99,6 +99,9 @@ def test_what_a_smaller_epsilon_fooled_stays_fooled_and_is_not_attacked_again(mo
     assert len(batches) == 3 + sum(-(-count // 4) for count in left[:-1])
     # Nor does it make the others better than they were.
     np.testing.assert_array_equal(found.report.cells[4].loss, found.report.cells[2].loss)
+    # What an image was asked adds up over the attacks that it was left to.
+    calls, right = (np.stack([getattr(cell, name) for cell in found.report.cells[1:]]) for name in ("calls", "correct"))
+    np.testing.assert_array_equal(calls[1:] - calls[:-1], np.where(right[:-1], calls[0], 0))
 
 
 def test_a_monotone_sweep_where_nothing_is_left():
