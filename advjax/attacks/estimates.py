@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from advjax.attacks.attack import Asks, Attack
 from advjax.attacks.part import Number
@@ -25,7 +26,7 @@ class Estimated(View):
     random = True
 
     def __post_init__(self) -> None:
-        check_real("sigma", self.sigma, "a finite number above 0", lambda size: jnp.isfinite(size) & (size > 0))
+        check_real("sigma", self.sigma, "a finite number above 0", lambda size: np.isfinite(size) & (size > 0))
         check_count("samples", self.samples)
         if self.method not in ("nes", "spsa"):
             raise ValueError(f'method must be "nes" or "spsa", got {self.method!r}')

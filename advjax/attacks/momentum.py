@@ -46,7 +46,7 @@ class Momentum(Direction):
         size = jnp.max(jnp.abs(gradient))
         scaled = gradient / jnp.where(size > 0, size, 1.0)
         mean = jnp.mean(jnp.abs(scaled))
-        momentum = self.decay * state + scaled / jnp.where(mean > 0, mean, 1.0)
+        momentum: jax.Array = jnp.asarray(self.decay) * state + scaled / jnp.where(mean > 0, mean, 1.0)
         return momentum, momentum
 
 

@@ -140,7 +140,7 @@ class Diverse(View):
         # Whole pixels, so that a wide image keeps its shape to within one.
         sizes = jnp.maximum(jnp.round(scale * sides.astype(image.dtype)), 1.0)
         place = jax.random.randint(place_key, (2,), 0, jnp.asarray(sides) - sizes.astype(jnp.int32) + 1)
-        return jax.image.scale_and_translate(
+        shrunk: jax.Array = jax.image.scale_and_translate(
             image,
             image.shape,
             (0, 1),
@@ -149,6 +149,7 @@ class Diverse(View):
             method="linear",
             antialias=False,
         )
+        return shrunk
 
 
 @value
