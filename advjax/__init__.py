@@ -13,6 +13,9 @@ if TYPE_CHECKING:
         added,
         apgd,
         deepfool,
+        di_fgsm,
+        estimated,
+        expectation_over,
         fgs,
         fgv,
         hard_positive,
@@ -20,16 +23,21 @@ if TYPE_CHECKING:
         hot_cold_sign,
         lbfgs,
         localized_pgd,
+        mi_fgsm,
+        ni_fgsm,
         perturb,
         pgd,
         random_sign,
+        si_fgsm,
         square,
         stack,
         steepest,
         targeted,
+        ti_fgsm,
         universal_perturbation,
+        vmi_fgsm,
     )
-    from advjax.classifier import Classifier, from_function, from_linen, from_nnx
+    from advjax.classifier import Classifier, ensemble, from_function, from_linen, from_nnx
 
 __all__ = [
     "Classifier",
@@ -38,6 +46,10 @@ __all__ = [
     "added",
     "apgd",
     "deepfool",
+    "di_fgsm",
+    "ensemble",
+    "estimated",
+    "expectation_over",
     "fgs",
     "fgv",
     "from_function",
@@ -48,14 +60,19 @@ __all__ = [
     "hot_cold_sign",
     "lbfgs",
     "localized_pgd",
+    "mi_fgsm",
+    "ni_fgsm",
     "perturb",
     "pgd",
     "random_sign",
+    "si_fgsm",
     "square",
     "stack",
     "steepest",
     "targeted",
+    "ti_fgsm",
     "universal_perturbation",
+    "vmi_fgsm",
 ]
 
 

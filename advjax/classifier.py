@@ -6,18 +6,22 @@ dropout is off.  New weights are new leaves of the same structure, so they never
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Hashable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen, nnx
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from advjax.content import Content
+from advjax.entropy import log_mean_probability
 from advjax.value import static, value
 
-__all__ = ["Classifier", "check_linen", "fresh_keys", "from_function", "from_linen", "from_nnx", "linen_in_mode"]
+__all__ = [
+    "Classifier", "check_linen", "ensemble", "fresh_keys", "from_function", "from_linen", "from_nnx", "linen_in_mode",
+]  # fmt: skip
 
 # What Flax models call the switch between training and evaluation, and its setting for evaluation.
 _EVALUATION = {
@@ -58,6 +62,17 @@ class Classifier:
         """Logits [B, K] of images [B, H, W, C], float32 in [0, 1]."""
         return self.apply(self.variables, images)
 
+    @property
+    def averaged(self) -> bool:
+        """Whether an attack is to climb the mean of several losses: `ensemble(of="losses")`."""
+        return isinstance(self.apply, _Ensemble) and self.apply.of == "losses"
+
+    def each(self, images: jax.Array) -> jax.Array:
+        """The logits [N, B, K] of the N models whose losses count; of one model, unless it is `averaged`."""
+        if isinstance(self.apply, _Ensemble) and self.averaged:
+            return self.apply.members_of(self.variables[0], images)
+        return self(images)[None]
+
     def draws(self, images: jax.Array | jax.ShapeDtypeStruct) -> bool:
         """Whether the logits of images [B, H, W, C] depend on a key: a random model, frozen at one draw.
 
@@ -94,6 +109,80 @@ class Classifier:
             fresh_keys(leaf, jax.random.fold_in(key, i)) if _is_key(leaf) else leaf for i, leaf in enumerate(leaves)
         ]
         return Classifier(jax.tree.unflatten(structure, fresh), self.apply, self.ties_images)
+
+
+def ensemble(
+    classifiers: Sequence[Classifier],
+    *,
+    weights: Sequence[float] | None = None,
+    of: Literal["logits", "losses", "probabilities"] = "logits",
+) -> Classifier:
+    """Several classifiers as one, so that an attack fools all of them at once (Liu et al. 2017; Dong et al. 2018).
+
+    With h_i the logits of member i and w_i its weight, the answer h and what attacks climb are those of
+
+        logits:         h = sum_i w_i h_i;
+        probabilities:  h = log sum_i w_i softmax(h_i);
+        losses:         h = log (1/N) sum_i softmax(h_i), but attacks with an objective J (`fgs`, `pgd`, `apgd`, ...)
+                        climb (1/N) sum_i J(h_i).
+
+    Dong et al. 2018, section 3.4, compare the three and find the logits to transfer best.
+
+    Args:
+      classifiers: of the same classes.
+      weights: one for each, none negative, by default the same; divided by their sum.  Not for `of="losses"`.
+      of: what is averaged.
+
+    Raises:
+      TypeError, ValueError: no classifiers, or what is none; weights or `of` are not as above.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from advjax import ensemble, from_function
+      >>> def linear(weights, images):
+      ...     return images.reshape(images.shape[0], -1) @ weights
+      >>> members = [from_function(linear, jnp.full((4, 2), weight)) for weight in (1.0, 3.0)]
+      >>> ensemble(members, weights=[1, 3])(jnp.ones((1, 2, 2, 1))).tolist()
+      [[10.0, 10.0]]
+    """
+    for member in classifiers:
+        if not isinstance(member, Classifier):
+            raise TypeError(f"classifiers must hold Classifiers, got {type(member).__name__}")
+    if not classifiers:
+        raise ValueError("classifiers must hold at least one Classifier, got none")
+    if of not in ("logits", "losses", "probabilities"):
+        raise ValueError(f'of must be "logits", "losses" or "probabilities", got {of!r}')
+    if weights is not None and of == "losses":
+        raise ValueError(f'weights must be None for of="losses", which counts all members alike, got {weights}')
+    shares = np.asarray([1.0] * len(classifiers) if weights is None else weights, np.float32)
+    if shares.shape != (len(classifiers),) or not np.all(np.isfinite(shares) & (shares >= 0)) or not shares.sum() > 0:
+        raise ValueError(f"weights must be {len(classifiers)} numbers of 0 or more, not all 0, got {weights}")
+    variables = tuple(member.variables for member in classifiers), jnp.asarray(shares / shares.sum())
+    applies = tuple(member.apply for member in classifiers)
+    return Classifier(variables, _Ensemble(applies, of), any(member.ties_images for member in classifiers))
+
+
+@value
+class _Ensemble:
+    members: tuple[Callable[[Any, jax.Array], jax.Array], ...] = static()
+    of: str = static()
+
+    def members_of(self, variables: Any, images: jax.Array) -> jax.Array:
+        """The logits [N, B, K] of all members."""
+        answers = [apply(own, images) for apply, own in zip(self.members, variables, strict=True)]
+        if len({answer.shape for answer in answers}) > 1:
+            raise ValueError(f"classifiers must be of the same classes, got logits {[a.shape for a in answers]}")
+        return jnp.stack([answer.astype(images.dtype) for answer in answers])
+
+    def __call__(self, variables: Any, images: jax.Array) -> jax.Array:
+        own, weights = variables
+        logits = self.members_of(own, images)
+        if self.of == "losses":
+            return log_mean_probability(logits)
+        weights = weights.astype(logits.dtype)[:, None, None]
+        if self.of == "logits":
+            return jnp.sum(weights * logits, axis=0)
+        return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0, b=weights)
 
 
 def from_function(function: Callable[[Any, jax.Array], jax.Array], variables: Any) -> Classifier:

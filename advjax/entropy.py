@@ -1,10 +1,12 @@
 """The cross-entropy of logits, in float32 or wider whatever the network computes in."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import optax
 
-__all__ = ["cross_entropies", "widened"]
+__all__ = ["cross_entropies", "log_mean_probability", "widened"]
 
 
 def widened(logits: jax.Array) -> jax.Array:
@@ -23,3 +25,15 @@ def cross_entropies(logits: jax.Array, labels: jax.Array) -> jax.Array:
     ['8.00034', '0.00034']
     """
     return optax.softmax_cross_entropy_with_integer_labels(widened(logits), labels)
+
+
+def log_mean_probability(logits: jax.Array) -> jax.Array:
+    """`log (1/N) sum_i softmax(h_i)` of several logits h [N, ..., K] -> [..., K]; the logits of one as they are.
+
+    >>> both = log_mean_probability(jnp.log(jnp.array([[0.5, 0.5], [0.1, 0.9]])))
+    >>> jnp.exp(both).round(4).tolist()
+    [0.30000001192092896, 0.699999988079071]
+    """
+    if logits.shape[0] == 1:
+        return logits[0]
+    return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - math.log(logits.shape[0])

@@ -28,9 +28,11 @@ from advjax.attacks.constraints import All, Ball, Box, Constraint, L1Ball, L2Bal
 from advjax.attacks.criteria import Criterion, Misclassified, TargetReached
 from advjax.attacks.deepfool import DeepFool, deepfool
 from advjax.attacks.directions import L1, L2, Chain, Direction, Inside, Masked, Sign, Tangent, Value
+from advjax.attacks.estimates import Estimated, estimated, straight_through
 from advjax.attacks.faults import Fault, image_faults
 from advjax.attacks.iterative import localized_pgd, pgd, targeted
 from advjax.attacks.lbfgs import lbfgs
+from advjax.attacks.momentum import Momentum, Smoothed, VarianceTuned
 from advjax.attacks.named import fgs, fgv, hard_positive, hot_cold, hot_cold_sign, steepest
 from advjax.attacks.objectives import CrossEntropy, HotCold, Margin, Objective, Targeted, TargetedDLR
 from advjax.attacks.part import Mask, Number, Part
@@ -41,20 +43,26 @@ from advjax.attacks.random_sign import RandomSign, random_sign
 from advjax.attacks.regions import Background, Broad, Exact, Pixels, Region, Standard, Within, named_region
 from advjax.attacks.searches import Boundary, Fixed, Found, Search
 from advjax.attacks.square import square
+from advjax.attacks.transfer import di_fgsm, mi_fgsm, ni_fgsm, si_fgsm, ti_fgsm, vmi_fgsm
 from advjax.attacks.universal import UniversalPerturbation, universal_perturbation
+from advjax.attacks.views import Diverse, Expectation, Scaled, Seeing, View, expectation_over
 
 __all__ = [
     "perturb", "Perturbation", "Failure", "Fault", "image_faults",
     "fgs", "fgv", "hot_cold", "hot_cold_sign", "hard_positive", "steepest",
     "pgd", "localized_pgd", "targeted", "apgd", "square", "lbfgs", "deepfool", "random_sign",
     "added", "universal_perturbation", "UniversalPerturbation",
+    "mi_fgsm", "ni_fgsm", "di_fgsm", "si_fgsm", "ti_fgsm", "vmi_fgsm",
+    "expectation_over", "estimated", "straight_through",
     "Part", "Number", "Mask", "made_finite",
     "Attack", "Asks", "Problem", "State", "Move", "Around", "Repeat", "RandomStart", "BestOf", "Finish", "RandomSign",
     "Added", "DeepFool",
     "Stack", "stack",
+    "View", "Seeing", "Expectation", "Estimated", "Diverse", "Scaled",
     "Objective", "CrossEntropy", "Margin", "Targeted", "TargetedDLR", "HotCold",
     "Criterion", "Misclassified", "TargetReached", "criterion_of",
     "Direction", "Sign", "Value", "L2", "L1", "Masked", "Inside", "Tangent", "Chain",
+    "Momentum", "Smoothed", "VarianceTuned",
     "Search", "Found", "Fixed", "Boundary",
     "Constraint", "Box", "Ball", "LinfBall", "L2Ball", "L1Ball", "ball", "Within", "Quantize", "All", "PassAtLeast",
     "Region", "Standard", "Background", "Exact", "Broad", "Pixels", "named_region",

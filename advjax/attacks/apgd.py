@@ -172,7 +172,7 @@ class AutoPGD(Attack):
         )
         ran, scale, kept = jax.lax.while_loop(unfinished, again, (jnp.zeros_like(state.calls), state.scale, nothing))
         failure = jnp.where(kept.moved, Failure.NONE, Failure.NO_DIRECTION).astype(jnp.int32)
-        calls = state.calls + ran * (self.steps + 1)
+        calls = state.calls + ran * (self.steps + 1) * problem.gradient_calls
         return state._replace(image=kept.image, scale=scale, calls=calls, failure=failure, non_finite=kept.non_finite)
 
     def _run(self, problem: Problem, key: jax.Array, rank: jax.Array, kept: _Kept) -> _Climb:
@@ -240,12 +240,8 @@ class AutoPGD(Attack):
         if isinstance(objective, TargetedDLR):
             objective = dataclasses.replace(objective, rank=rank)
 
-        def climbed(image: jax.Array) -> tuple[jax.Array, jax.Array]:
-            logits = problem.logits(image)
-            return objective(logits, problem.label, problem.clean_logits), logits
-
         image = self.grid(point, problem.image)
-        (loss, logits), gradient = jax.value_and_grad(climbed, has_aux=True)(image)
+        (loss, logits), gradient = jax.value_and_grad(problem.climbed(objective), has_aux=True)(image)
         gradient, broken = made_finite(gradient)
         margin, clear = self.criterion.margin(logits, problem.label), self.criterion(logits, problem.label)
         # A margin within rounding error, where the logits have grown, must not take the place of a clear one.

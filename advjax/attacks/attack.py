@@ -20,6 +20,7 @@ from advjax.attacks.objectives import Objective
 from advjax.attacks.part import Number, Part
 from advjax.attacks.searches import Search
 from advjax.attacks.settings import check_count
+from advjax.entropy import log_mean_probability
 from advjax.value import static, value
 
 __all__ = [
@@ -66,12 +67,36 @@ class Failure(IntEnum):
 
 
 class Problem(NamedTuple):
-    """What an attack knows of one image: the model, the image [H, W, C], its label and its clean logits [K]."""
+    """What an attack knows of one image: the model, the image [H, W, C], its label and its clean logits [K].
+
+    Attributes:
+      logits: image [H, W, C] -> what the model says of it, [K].
+      image, label, clean_logits: as above.
+      see: (image, key) -> logits [N, K] of all views of it, at draws of the key; see `advjax.attacks.views`.
+      views: image -> those of them over which an objective is averaged; None: `logits` alone.
+      gradient_calls: evaluations of the model that a gradient costs.
+    """
 
     logits: Callable[[jax.Array], jax.Array]
     image: jax.Array
     label: jax.Array
     clean_logits: jax.Array
+    see: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+    views: Callable[[jax.Array], jax.Array] | None = None
+    gradient_calls: int = 1
+
+    def climbed(self, objective: Objective) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
+        """Image -> what the objective makes of it, the mean over the views if there are any; and its logits [K]."""
+
+        def value_of(image: jax.Array) -> tuple[jax.Array, jax.Array]:
+            if self.views is None:
+                logits = self.logits(image)
+                return objective(logits, self.label, self.clean_logits), logits
+            views = self.views(image)
+            values = jax.vmap(objective, (0, None, None))(views, self.label, self.clean_logits)
+            return jnp.mean(values), log_mean_probability(views)
+
+        return value_of
 
 
 class State(NamedTuple):
@@ -169,12 +194,16 @@ class Move(Attack):
         return first_state(problem, key)._replace(direction_state=self.direction.init(problem.image))
 
     def step(self, problem: Problem, state: State) -> State:
-        def climbed(image: jax.Array) -> jax.Array:
-            return self.objective(problem.logits(image), problem.label, problem.clean_logits)
-
+        climbed = jax.grad(problem.climbed(self.objective), has_aux=True)
         key, direction_key = jax.random.split(state.key)
-        gradient, broken = made_finite(jax.grad(climbed)(state.image))
-        ray, direction_state = self.direction.update(gradient, state.direction_state, state.image, key=direction_key)
+        gradient, broken = made_finite(climbed(self.direction.ahead(state.image, state.direction_state))[0])
+        ray, direction_state = self.direction.update(
+            gradient,
+            state.direction_state,
+            state.image,
+            key=direction_key,
+            gradient_at=lambda image: made_finite(climbed(image)[0])[0],
+        )
         ray, ray_broken = made_finite(ray)
         active = jnp.any(ray != 0) & self.criterion.possible(problem.label)
         found = self.search(
@@ -189,7 +218,7 @@ class Move(Attack):
             direction_state=direction_state,
             key=key,
             scale=found.scale,
-            calls=state.calls + 1 + found.calls,
+            calls=state.calls + (1 + self.direction.gradients) * problem.gradient_calls + found.calls,
             failure=failure.astype(jnp.int32),
             non_finite=state.non_finite | broken | ray_broken,
         )

@@ -158,7 +158,7 @@ class DeepFool(Attack):
 
     def calls(self, problem: Problem, path: Path) -> jax.Array:
         """Evaluations of the model on the way: in each step a gradient for each class, and one to see what it did."""
-        return path.steps * (self._candidates(problem) + 1)
+        return path.steps * (self._candidates(problem) * problem.gradient_calls + 1)
 
     def _candidates(self, problem: Problem) -> int:
         return min(self.classes, problem.clean_logits.shape[-1]) - 1

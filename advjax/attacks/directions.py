@@ -28,14 +28,23 @@ class Direction(Part):
     One that remembers nothing says what its `ray` is; others override `init` and `update`, as optax has them.
     """
 
+    @property
+    def gradients(self) -> int:
+        """How many gradients an update takes itself, by `gradient_at`, beside the one that it is given."""
+        return 0
+
     def init(self, image: jax.Array) -> Any:
         """The state before the first step."""
         return ()
 
+    def ahead(self, image: jax.Array, state: Any) -> jax.Array:
+        """Where the gradient is to be taken for the next update: at the image itself, unless it is overridden."""
+        return image
+
     def update(
         self, gradient: jax.Array, state: Any, image: jax.Array | None = None, **extra: Any
     ) -> tuple[jax.Array, Any]:
-        """The ray along which to search, and the next state."""
+        """The ray along which to search, and the next state; `extra` holds a `key` and `gradient_at(image)`."""
         return self.ray(gradient), state
 
     def ray(self, gradient: jax.Array) -> jax.Array:
@@ -169,8 +178,17 @@ class Chain(Direction):
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", tuple(as_direction(part) for part in self.parts))
 
+    @property
+    def gradients(self) -> int:
+        return sum(part.gradients for part in self.parts)
+
     def init(self, image: jax.Array) -> tuple[Any, ...]:
         return tuple(part.init(image) for part in self.parts)
+
+    def ahead(self, image: jax.Array, state: Any) -> jax.Array:
+        for part, part_state in zip(self.parts, state, strict=True):
+            image = part.ahead(image, part_state)
+        return image
 
     def update(
         self, gradient: jax.Array, state: Any, image: jax.Array | None = None, **extra: Any

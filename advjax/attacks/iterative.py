@@ -11,7 +11,7 @@ from advjax.attacks.regions import Region, Within, mask_constraints, mask_direct
 from advjax.attacks.searches import Fixed
 from advjax.attacks.settings import check_count, check_integer, check_radius
 
-__all__ = ["localized_pgd", "pgd", "targeted"]
+__all__ = ["descent", "inward", "localized_pgd", "pgd", "targeted"]
 
 
 def pgd(
@@ -58,7 +58,7 @@ def pgd(
     inside = (Inside(),) if norm == "l1" else ()
     direction = Chain((*inside, *mask_directions(mask), steepest_ray(norm, pixels)))
     move = Move(CrossEntropy() if objective is None else objective, direction, Fixed(step_size), allowed)
-    return _descent(move, region, steps, random_start, restarts, _grid(levels))
+    return descent(move, region, steps, random_start, restarts, inward(levels))
 
 
 def localized_pgd(
@@ -105,7 +105,7 @@ def localized_pgd(
     allowed = All((around, Box(), *within, *mask_constraints(mask)))
     direction = Chain((*mask_directions(mask), steepest_ray("linf")))
     move = Move(CrossEntropy() if objective is None else objective, direction, Fixed(step_size), allowed)
-    return _descent(move, around, steps, random_start, restarts, (*_grid(levels), local))
+    return descent(move, around, steps, random_start, restarts, (*inward(levels), local))
 
 
 def targeted(attack: Attack, targets: Number) -> Attack:
@@ -134,11 +134,12 @@ def targeted(attack: Attack, targets: Number) -> Attack:
     return attack.towards(targets)
 
 
-def _grid(levels: int | None) -> tuple[Quantize, ...]:
+def inward(levels: int | None) -> tuple[Quantize, ...]:
+    """The rounding towards the clean image that an attack ends with; none, where `levels` is None."""
     return () if levels is None else (Quantize(levels, "inward"),)
 
 
-def _descent(
+def descent(
     move: Move, region: Ball, steps: int, random_start: bool, restarts: int, last: tuple[Constraint, ...]
 ) -> Attack:
     """The move `steps` times, from a random start in `region`; its image is made allowed by `last`."""

@@ -168,7 +168,7 @@ class BoxLBFGS(Attack):
             (entropy, logits), slope = jax.value_and_grad(entropy_of, has_aux=True)(image)
             slope, broken = made_finite(slope)
             slope, _ = self.mask.update(slope, self.mask.init(origin), image)
-            s = s._replace(calls=s.calls + 1, non_finite=s.non_finite | broken)
+            s = s._replace(calls=s.calls + problem.gradient_calls, non_finite=s.non_finite | broken)
             judged = _judged(s, image, criterion(logits, problem.label), origin)
             after: _Search = _where(s.settled, judged, self._moved(s, image, entropy, slope, origin))
             return after

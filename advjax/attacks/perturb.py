@@ -163,7 +163,14 @@ def _attack_one(attack: Attack, classifier: Classifier, image: jax.Array, label:
 
     check_logits(classifier, image)
     clean_logits = logits_of(image)
-    problem = Problem(logits_of, image, label, clean_logits)
+
+    def see(image: jax.Array, key: jax.Array) -> jax.Array:
+        return classifier.reseeded(key).each(image[None])[:, 0].astype(image.dtype)
+
+    def members(image: jax.Array) -> jax.Array:
+        return classifier.each(image[None])[:, 0].astype(image.dtype)
+
+    problem = Problem(logits_of, image, label, clean_logits, see, members if classifier.averaged else None)
     state = attack.step(problem, attack.init(problem, key))
     logits = logits_of(state.image)
     clean_prediction = jnp.argmax(clean_logits).astype(jnp.int32)

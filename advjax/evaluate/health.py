@@ -216,7 +216,7 @@ _BATCH_DEPENDENT = (
 )
 _RANDOM = (
     "the model draws random numbers: gradient attacks climb one fixed draw, and are weaker at others than an attack on "
-    "the mean over many draws (`expectation_over`)"
+    "the mean over many draws (`expectation_over(pgd(...), draws=30)`)"
 )
 _NOT_FINITE = (
     "the gradient of the loss holds NaN or infinity, as that of a square root or a logarithm at 0 does: attacks take "
@@ -224,15 +224,19 @@ _NOT_FINITE = (
 )
 _PROBABILITIES = (
     "the outputs are non-negative and sum to 1: attacks need logits, what comes before the softmax, or the "
-    "cross-entropy is taken of a softmax of a softmax and its gradients are flat"
+    "cross-entropy is taken of a softmax of a softmax and its gradients are flat; make the classifier of the logits, "
+    "and if they are large, climb their difference (`Margin`)"
 )
 _VANISHING = (
-    "the loss has no usable gradient at many images, so gradient attacks cannot move: look for rounding, thresholds, "
-    "saturated or very large logits; attack the difference of logits (`Margin`, `apgd`) and with `square`"
+    "the loss has no usable gradient at many images, so gradient attacks cannot move. Rounding, thresholds and other "
+    "steps inside the model: put the step into `straight_through`, estimate gradients from scores "
+    "(`estimated(pgd(...), sigma=...)`, as wide as the steps), search without any (`square`). Saturated or very large "
+    "logits: climb their difference (`pgd(objective=Margin())`, `apgd(objective='dlr-targeted')`)"
 )
 _ONE_STEP = (
     "one step fools images that many smaller steps do not: the loss is jagged around the images, and a gradient "
-    "there says little about the model; iterate with more restarts, larger steps, or smooth the gradient"
+    "there says little about the model; iterate with more restarts or larger steps, or smooth the gradient: "
+    "`estimated` with a wider sigma, `expectation_over` noise, `vmi_fgsm`"
 )
 _UNBOUNDED = (
     "an attack that may change every pixel at will leaves right answers, though any image can be made any other: it "
@@ -240,5 +244,6 @@ _UNBOUNDED = (
 )
 _BLACK_BOX = (
     "an attack without gradients fools images that one with gradients does not: the gradients mislead, and the "
-    "model is at most as robust as the better attack says"
+    "model is at most as robust as the better attack says: run it longer (`square`), estimate the gradients from "
+    "scores (`estimated`), transfer from an `ensemble` of other models (`vmi_fgsm`, `di_fgsm`)"
 )

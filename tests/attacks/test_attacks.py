@@ -41,12 +41,20 @@ from advjax.attacks import (
     added,
     apgd,
     deepfool,
+    di_fgsm,
+    estimated,
+    expectation_over,
     lbfgs,
     localized_pgd,
+    mi_fgsm,
+    ni_fgsm,
     random_sign,
+    si_fgsm,
     square,
     steepest,
     targeted,
+    ti_fgsm,
+    vmi_fgsm,
 )  # fmt: skip
 from tests.models_for_tests import convolutional, convolutional_weights, grid_images, linear, linear_weights
 
@@ -54,6 +62,11 @@ MASK = np.zeros((8, 8, 1), np.int32)
 MASK[2:7, 1:6] = 1
 SIGNS = np.random.default_rng(2).choice(np.float32([-1, 1]), (8, 8, 1))
 BASIS = np.random.default_rng(1).normal(size=(20, 8, 8, 1)).astype(np.float32)
+
+
+def blurred(image, key):
+    return image + 0.05 * jax.random.normal(key, image.shape, image.dtype)
+
 
 ATTACKS = {
     "fgs": lambda **o: fgs(**o),
@@ -90,6 +103,14 @@ ATTACKS = {
     "pgd linf": lambda **o: pgd(0.1, step_size=0.03, steps=4, **o),
     "pgd l2": lambda **o: pgd(1.0, norm="l2", step_size=0.4, steps=4, **o),
     "pgd l1": lambda **o: pgd(3.0, norm="l1", step_size=1.0, steps=4, restarts=2, **o),
+    "mi_fgsm": lambda **o: mi_fgsm(0.1, steps=4, **o),
+    "ni_fgsm": lambda **o: ni_fgsm(0.1, steps=4, **o),
+    "di_fgsm": lambda **o: di_fgsm(0.1, steps=4, **o),
+    "si_fgsm": lambda **o: si_fgsm(0.1, steps=4, copies=2, **o),
+    "ti_fgsm": lambda **o: ti_fgsm(0.1, steps=4, kernel=3, **o),
+    "vmi_fgsm": lambda **o: vmi_fgsm(0.1, steps=4, neighbors=2, **o),
+    "expectation_over": lambda **o: expectation_over(fgs(**o), blurred, draws=2),
+    "estimated": lambda **o: estimated(pgd(0.1, step_size=0.05, steps=3, **o), samples=20, method="spsa"),
 }
 BALLS = {
     "fgs fixed": ("linf", 0.1),
@@ -108,6 +129,8 @@ BALLS = {
     "pgd linf": ("linf", 0.1),
     "pgd l2": ("l2", 1.0),
     "pgd l1": ("l1", 3.0),
+    **{f"{kind}_fgsm": ("linf", 0.1) for kind in ("mi", "ni", "di", "si", "ti", "vmi")},
+    "estimated": ("linf", 0.1),
 }
 
 

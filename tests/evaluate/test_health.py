@@ -1,12 +1,16 @@
 """The health check: each warning fires on a model built to have its fault, and none on a sound one."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from advjax import from_function
+import advjax
+from advjax import estimated, expectation_over, from_function, perturb, pgd, square
+from advjax.attacks import Margin
 from advjax.data import load
 from advjax.evaluate import health_check
 from advjax.evaluate.health import _findings
@@ -25,8 +29,9 @@ def logits(images, weights=WEIGHTS):
 
 LABELS = np.asarray(logits(IMAGES).argmax(-1), np.int32)
 
-SOUND = {"hills": 0, "rounded": 0, "scale": 1, "decoy": 0, "probabilities": 0, "slope": 0}
+SOUND = {"hills": 0, "rounded": 0, "thresholds": 0, "scale": 1, "decoy": 0, "probabilities": 0, "slope": 0}
 ROUNDED, SATURATED, JAGGED = {"rounded": 1}, {"scale": 1e6}, {"hills": 0.05}
+THRESHOLDS = {"thresholds": 1}
 DECOY, PROBABILITIES, SLOPE = {"decoy": 1}, {"probabilities": 1}, {"slope": 1}
 
 
@@ -35,6 +40,7 @@ def model(fault, images):
     # Hills a tenth apart; at the clean images, which are tenths, their slope is the one of the whole.
     images = images + fault["hills"] * jnp.sin(20 * np.pi * images)
     images = jnp.where(fault["rounded"] > 0, jnp.round(images * 10) / 10, images)
+    images = jnp.where(fault["thresholds"] > 0, (images > 0.45).astype(images.dtype), images)
     found = logits(images) * fault["scale"]
     # The slope of a square root at 0 is infinite, and 0 times infinity is NaN. `where` would let it through.
     found = jax.lax.cond(fault["slope"] > 0, lambda x: x + jnp.sqrt(0 * x), lambda x: x, found)
@@ -113,13 +119,74 @@ def test_models_in_training_mode_and_random_ones_are_found():
     def tied(weights, images):
         return logits(images) - logits(images).mean(0, keepdims=True)
 
-    def noisy(key, images):
-        return logits(images) + 1e-3 * jax.random.normal(key, (images.shape[0], 2))
-
     options = {"epsilon": 0.2, "key": KEY, "steps": 1, "queries": 1, "devices": ONE}
-    for model, variables, name in ((tied, None, "batch dependent"), (noisy, jax.random.key(0), "random")):
+    for model, variables, name in ((tied, None, "batch dependent"), (hiding, jax.random.key(0), "random")):
         found = health_check(from_function(model, variables), (IMAGES, LABELS), **options)
         assert [(each.name, each.numbers) for each in found[:1]] == [(name, {"images": 1.0})]
+
+
+def hiding(key, images):
+    """Sees a ninth of the pixels, at random."""
+    kept = jax.random.bernoulli(key, 1 / 9, (1, *images.shape[1:])).astype(images.dtype)
+    return 20 * logits(0.5 + kept * (images - 0.5))
+
+
+@pytest.mark.filterwarnings("ignore:the classifier draws random numbers")
+def test_a_random_defence_is_beaten_by_what_the_check_recommends():
+    random = from_function(hiding, jax.random.key(0))
+    climb = pgd(0.1, step_size=0.03, steps=8, levels=None, random_start=False)
+    assert "expectation_over" in _findings(*arrays(random=100))[0].explanation
+    left = []
+    for attack in (climb, expectation_over(climb, draws=20)):
+        images = perturb(attack, random, jnp.asarray(IMAGES), LABELS, KEY).image
+        keys = jax.random.split(jax.random.key(7), 61)
+        answers = jax.vmap(lambda key, images: random.reseeded(key)(images).argmax(-1), (0, None))(keys, images)
+        left.append(np.mean(np.mean(np.asarray(answers) == LABELS, axis=0) > 0.5))
+    assert left[0] > 0.3
+    assert left[1] < 0.05
+
+
+@pytest.mark.filterwarnings("ignore:the classifier seems to return probabilities")
+@pytest.mark.parametrize(
+    ("fault", "warning", "recommended", "attack", "attacked"),
+    [
+        (ROUNDED, "vanishing gradients", "`estimated(pgd(", lambda: estimated(CLIMB, samples=40, sigma=0.1), ROUNDED),
+        (THRESHOLDS, "vanishing gradients", "(`square`)", lambda: square(0.2, queries=300, levels=None), THRESHOLDS),
+        (SATURATED, "vanishing gradients", "`pgd(objective=Margin())`", lambda: ON_MARGIN, SATURATED),
+        (SATURATED | PROBABILITIES, "probabilities", "(`Margin`)", lambda: ON_MARGIN, SATURATED),
+    ],
+)
+def test_a_broken_defence_is_beaten_by_what_the_check_recommends(fault, warning, recommended, attack, attacked):
+    assert recommended in check(fault)[warning].explanation
+    defended, images = classifier(fault), jnp.asarray(IMAGES)
+    labels = defended(images).argmax(-1).astype(jnp.int32)
+
+    def left(crafted):
+        return np.mean(defended(crafted).argmax(-1) == labels)
+
+    assert left(perturb(CLIMB, defended, images, labels, KEY).image) > 0.5
+    assert left(perturb(attack(), classifier(attacked), images, labels, KEY).image) < 0.05
+
+
+CLIMB = pgd(0.2, step_size=0.025, steps=20, levels=None)
+ON_MARGIN = pgd(0.2, step_size=0.025, steps=20, levels=None, objective=Margin())
+
+
+def test_what_is_recommended_exists():
+    texts = " ".join(
+        text
+        for name, text in vars(advjax.evaluate.health).items()
+        if name.isupper() and name[0] == "_" and isinstance(text, str)
+    )
+    names = {
+        name
+        for code in re.findall("`([^`]+)`", texts)
+        for name in re.findall(r"([A-Za-z_]\w+)\(|^([a-zA-Z_]\w+)$", code)
+    }
+    names = {first or second for first, second in names}
+    assert {"expectation_over", "estimated", "straight_through", "square", "Margin", "pgd", "apgd"} <= names
+    for name in names:
+        assert hasattr(advjax, name) or hasattr(advjax.attacks, name), name
 
 
 def hidden_layer(weights, images):
