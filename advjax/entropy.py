@@ -1,10 +1,10 @@
-"""The cross-entropy of logits, in float32 or wider whatever the network computes in."""
+"""The cross-entropy of logits and the divergence of two, in float32 or wider whatever the network computes in."""
 
 import jax
 import jax.numpy as jnp
 import optax
 
-__all__ = ["cross_entropies", "widened"]
+__all__ = ["cross_entropies", "divergences", "widened"]
 
 
 def widened(logits: jax.Array) -> jax.Array:
@@ -23,3 +23,18 @@ def cross_entropies(logits: jax.Array, labels: jax.Array) -> jax.Array:
     ['8.00034', '0.00034']
     """
     return optax.softmax_cross_entropy_with_integer_labels(widened(logits), labels)
+
+
+def divergences(logits: jax.Array, others: jax.Array) -> jax.Array:
+    """The Kullback-Leibler divergences [...] `sum_k p_k (log p_k - log q_k)`, p and q the softmax of logits [..., K].
+
+    A class whose p is zero adds nothing, also where it is masked by -infinity in both.
+
+    >>> divergences(jnp.log(jnp.array([[0.5, 0.5]])), jnp.log(jnp.array([[0.2, 0.8]]))).tolist()
+    [0.22314351797103882]
+    """
+    log_p, log_q = (jax.nn.log_softmax(widened(each)) for each in (logits, others))
+    p = jnp.exp(log_p)
+    # The difference of two infinities must not reach a derivative either.
+    some = p > 0
+    return jnp.sum(p * (jnp.where(some, log_p, 0.0) - jnp.where(some, log_q, 0.0)), -1)
