@@ -195,6 +195,8 @@ class Step(TrainingStep):
             on_clean, clean_logits, after = self._forward(state, params, after, task.clean, labels, task.clean_key)
             if isinstance(self.loss, PairLoss):
                 losses = widened(self.loss(clean_logits, logits, labels))
+                if losses.shape != labels.shape:
+                    raise ValueError(f"the loss must return losses [{labels.size}], got shape {losses.shape}")
             else:
                 losses = self.clean_weight * on_clean + (1.0 - self.clean_weight) * losses
         correct = jnp.sum(jnp.argmax(logits, -1) == labels, dtype=jnp.float32)

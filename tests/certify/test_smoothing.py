@@ -12,15 +12,23 @@ from advjax.certify.smoothing import _counts, lower_bound
 from advjax.keys import image_keys
 from tests.models_for_tests import grid_images, linear, linear_weights
 
-SIGMA = 0.5
-NETWORK = from_function(linear, linear_weights(pixels=4))
+SIGMA = 0.3
+
+
+def centered(seed=0):
+    """A linear classifier whose classes meet at the grey image, so that images near it are in doubt."""
+    weights = linear_weights(seed, pixels=4)
+    return {**weights, "b": -0.5 * weights["w"].sum(0)}
+
+
+NETWORK = from_function(linear, centered())
 IMAGES = grid_images(0, (8, 2, 2, 1))
 KEY = jax.random.key(7)
 
 
 def counts_by_hand(purpose, draws):
     """Of the draws that the docstring promises: one key a purpose, in it one an image, in that one a draw."""
-    weights = {name: np.asarray(each, np.float64) for name, each in linear_weights(pixels=4).items()}
+    weights = {name: np.asarray(each, np.float64) for name, each in centered().items()}
     counts = np.zeros((len(IMAGES), 4), int)
     for i, key in enumerate(image_keys(jax.random.fold_in(KEY, purpose), len(IMAGES))):
         noise = jax.vmap(lambda each: jax.random.normal(each, (2, 2, 1)))(image_keys(key, draws))
@@ -69,7 +77,7 @@ def test_the_bound_is_clopper_and_pearsons():
 
 def test_a_linear_networks_radius_is_its_distance_to_the_boundary():
     """For two classes P(f = c) = Phi(d / sigma) with the distance d, so that sigma Phi^-1 of it is d for any sigma."""
-    weights = jax.tree.map(lambda leaf: leaf[..., :2], linear_weights(pixels=4))
+    weights = jax.tree.map(lambda leaf: leaf[..., :2], centered())
     network, draws = from_function(linear, weights), 20_000
     gap = np.diff(np.asarray(network(IMAGES), np.float64), axis=-1)[:, 0]
     kernel = np.asarray(weights["w"], np.float64)
@@ -93,7 +101,7 @@ def test_counts_do_not_depend_on_chunk_or_on_other_images():
 def test_other_numbers_are_the_same_program():
     smoothed(NETWORK, 0.1).counts(IMAGES, KEY, 50, chunk=10)
     before = _counts._cache_size()
-    smoothed(from_function(linear, linear_weights(1, pixels=4)), 0.2).counts(IMAGES, jax.random.key(1), 73, chunk=10)
+    smoothed(from_function(linear, centered(1)), 0.2).counts(IMAGES, jax.random.key(1), 73, chunk=10)
     assert _counts._cache_size() == before
 
 

@@ -23,6 +23,8 @@ __all__ = ["WatchedStep", "watched"]
 _WATCH = np.uint32(2**32 - 2)
 # Below this share of the accuracy that it trains to, the watched one has collapsed: it goes to zero within an epoch.
 _COLLAPSED = 0.2
+# Below this accuracy the network is at its beginning, where few images withstand anything.
+_LEARNED = 0.25
 
 
 def watched(step: TrainingStep, attack: Attack, *, images: int = 2) -> "WatchedStep":
@@ -31,7 +33,7 @@ def watched(step: TrainingStep, attack: Attack, *, images: int = 2) -> "WatchedS
     The share of right answers to them stands in the history as "watched". A network that was trained with one step of
     an attack can learn, within a few hundred steps, to answer that step alone (catastrophic overfitting): its accuracy
     in training goes up while that under any longer attack goes to zero. Where the watched accuracy of a block of steps
-    is below a fifth of the accuracy in training, `Trainer` warns. Two of 128 images, attacked by ten steps, cost 8 % of
+    is below a fifth of the accuracy in training, and that above 25 %, `Trainer` warns. Two of 128 images, attacked by ten steps, cost 8 % of
     a step that makes one gradient for an attack and one for the update.
 
     Args:
@@ -74,7 +76,7 @@ class WatchedStep(TrainingStep):
 
     def doubt(self, row: Mapping[str, Any]) -> str | None:
         for network, (withstood, accuracy) in enumerate(zip(row["watched"], row["accuracy"], strict=True)):
-            if withstood < _COLLAPSED * accuracy:
+            if accuracy > _LEARNED and withstood < _COLLAPSED * accuracy:
                 return (
                     f"network {network} answers {accuracy:.0%} of the images that it trains on, but {withstood:.0%} of "
                     "those that the watching attack made: it may have overfitted to its own attack (catastrophic "
