@@ -33,8 +33,8 @@ def watched(step: TrainingStep, attack: Attack, *, images: int = 2) -> "WatchedS
     The share of right answers to them stands in the history as "watched". A network that was trained with one step of
     an attack can learn, within a few hundred steps, to answer that step alone (catastrophic overfitting): its accuracy
     in training goes up while that under any longer attack goes to zero. Where the watched accuracy of a block of steps
-    is below a fifth of the accuracy in training, and that above 25 %, `Trainer` warns. Two of 128 images, attacked by ten steps, cost 8 % of
-    a step that makes one gradient for an attack and one for the update.
+    is below a fifth of the accuracy in training, and that above 25 %, `Trainer` warns. Two of 128 images, attacked by
+    ten steps, cost 8 % of a step that makes one gradient for an attack and one for the update.
 
     Args:
         step: any step.
