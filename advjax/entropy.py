@@ -1,4 +1,4 @@
-"""The cross-entropy of logits, in float32 or wider whatever the network computes in."""
+"""The cross-entropy of logits and the divergence of two, in float32 or wider whatever the network computes in."""
 
 import math
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-__all__ = ["cross_entropies", "log_mean_probability", "widened"]
+__all__ = ["cross_entropies", "divergences", "log_mean_probability", "widened"]
 
 
 def widened(logits: jax.Array) -> jax.Array:
@@ -37,3 +37,18 @@ def log_mean_probability(logits: jax.Array) -> jax.Array:
     if logits.shape[0] == 1:
         return logits[0]
     return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - math.log(logits.shape[0])
+
+
+def divergences(logits: jax.Array, others: jax.Array) -> jax.Array:
+    """The Kullback-Leibler divergences [...] `sum_k p_k (log p_k - log q_k)`, p and q the softmax of logits [..., K].
+
+    A class whose p is zero adds nothing, also where it is masked by -infinity in both.
+
+    >>> divergences(jnp.log(jnp.array([[0.5, 0.5]])), jnp.log(jnp.array([[0.2, 0.8]]))).round(4).tolist()
+    [0.2231...]
+    """
+    log_p, log_q = (jax.nn.log_softmax(widened(each)) for each in (logits, others))
+    p = jnp.exp(log_p)
+    # The difference of two infinities must not reach a derivative either.
+    some = p > 0
+    return jnp.sum(p * (jnp.where(some, log_p, 0.0) - jnp.where(some, log_q, 0.0)), -1)

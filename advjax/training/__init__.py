@@ -11,8 +11,10 @@ from advjax.training.interface import Batch, Metrics, TrainingStep
 from advjax.training.interrupts import Preempted
 from advjax.training.linen import LinenModel
 from advjax.training.loop import Trainer
-from advjax.training.optimizers import optimizer
+from advjax.training.optimizers import optimizer, triangular
+from advjax.training.pair_loss import PairLoss
 from advjax.training.predictions import Score, measure, predict
+from advjax.training.recipes import awp, fast, free, mart, trades, watched
 from advjax.training.run import NonFiniteLossError
 from advjax.training.sharding import Placement, default_placement, initialize, placement
 from advjax.training.state import TrainState, create, ensemble, stack, to_model, unstack, weights_of, with_weights
@@ -21,7 +23,8 @@ from advjax.training.step import cross_entropy, train_step
 __all__ = [
     "TrainState", "create", "ensemble", "stack", "unstack", "to_model", "LinenModel",
     "weights_of", "with_weights",
-    "Batch", "Faults", "Metrics", "TrainingStep", "cross_entropy", "optimizer", "train_step",
+    "Batch", "Faults", "Metrics", "PairLoss", "TrainingStep", "cross_entropy", "optimizer", "train_step", "triangular",
+    "awp", "fast", "free", "mart", "trades", "watched",
     "with_heads",
     "Resident", "Stream", "Trainer", "Fitted", "History", "DataError", "NonFiniteLossError", "Preempted",
     "Placement", "placement", "default_placement", "initialize",

@@ -62,11 +62,13 @@ class TrainingStep(ABC):
         optimizer: makes a state's `opt_state`, for `create`.
         also: the names in `Metrics.also`; their means over images stand in the history.
         lower_is_better: whether a lower accuracy in validation is a better one.
+        axis_name: of the mapped axis over which devices share a batch; None: there is none.
     """
 
     optimizer: optax.GradientTransformation
     also: tuple[str, ...] = ()
     lower_is_better: bool = False
+    axis_name: str | None = None
 
     @abstractmethod
     def __call__(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:

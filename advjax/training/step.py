@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +22,12 @@ from advjax.models.random_sign import HiddenRandomSign, tapped
 from advjax.training.faults import faults_of, naming
 from advjax.training.interface import Batch, Metrics, TrainingStep, pixels_of
 from advjax.training.linen import LinenModel
+from advjax.training.pair_loss import PairLoss
 from advjax.training.state import TrainState, to_model
 from advjax.training.streams import reseed
 from advjax.value import static, value
 
-__all__ = ["Augment", "Loss", "Step", "cross_entropy", "train_step"]
+__all__ = ["Augment", "Loss", "Step", "Task", "cross_entropy", "train_step"]
 
 # Which of a pass's keys the taps draw from; random streams have the first numbers.
 _HIDDEN = np.uint32(2**32 - 1)
@@ -55,7 +56,7 @@ def cross_entropy(
 def train_step(
     optimizer: optax.GradientTransformation,
     *,
-    loss: Loss = cross_entropy,
+    loss: Loss | PairLoss = cross_entropy,
     augment: Augment | None = None,
     attack: Attack | None = None,
     clean_weight: float = 0.0,
@@ -83,7 +84,8 @@ def train_step(
         optimizer: an optax transformation; its state must have been made by `create` with the same one.
         loss: `(model, images, labels) -> (losses [B], logits [B, K])`, the model in training mode. Its images are
             float32; what the model makes of them comes as it is: of a network in bfloat16, `loss` should widen the
-            logits before it takes exponentials, as `cross_entropy` does.
+            logits before it takes exponentials, as `cross_entropy` does. Or a `PairLoss`, of the logits of the clean
+            and of the attacked images, such as `Trades()`.
         augment: a random change of the images before all else, such as `advjax.disturb.Chain((RandomCrop(32,
             padding=4), RandomFlip()))`; in training alone. It gets a key for each image, by the image's place in the
             whole batch. What it makes stands for the images given from there on; an attack of so many levels rounds
@@ -103,10 +105,10 @@ def train_step(
             `BatchNorm` normalizes by its own device's images, unless it was made with this `axis_name` too.)
 
     Raises:
-        ValueError: clean_weight is not in [0, 1) or comes without an attack; attack_mode is unknown; attack is a
-            stack. From the step: a batch of other types or shapes, or of images that the network does not take; an
-            augment that returns other than float32 images, one for each; attack_mode="train" with a `LinenModel`;
-            `hidden` with a network that has no such taps.
+        ValueError: clean_weight is not in [0, 1), comes without an attack or with a `PairLoss`; a `PairLoss` without
+            an attack; attack_mode is unknown; attack is a stack. From the step: a batch of other types or shapes, or of
+            images that the network does not take; an augment that returns other than float32 images, one for each;
+            attack_mode="train" with a `LinenModel`; `hidden` with a network that has no such taps.
 
     >>> from advjax.attacks import steepest
     >>> from advjax.training.state import create
@@ -124,17 +126,44 @@ def train_step(
         raise ValueError(f"clean_weight must be in [0, 1), the weight of the clean images' loss, got {clean_weight}")
     if clean_weight and attack is None:
         raise ValueError(f"clean_weight={clean_weight} needs an attack, whose images have the rest, got attack=None")
+    if isinstance(loss, PairLoss) and (attack is None or clean_weight):
+        raise ValueError(
+            "loss is one of pairs of clean and attacked images, which needs an attack and weighs both itself, got "
+            f"attack={attack!r} and clean_weight={clean_weight}"
+        )
     if attack_mode not in ("eval", "train"):
         raise ValueError(f'attack_mode must be "eval" or "train", got {attack_mode!r}')
     return Step(optimizer, loss, augment, attack, clean_weight, attack_mode, hidden, axis_name)
 
 
+class Task(NamedTuple):
+    """What a step descends on, made before anything is differentiated.
+
+    Attributes:
+        batch: as given.
+        clean: its images as floats, after augmentation.
+        images: what the attack made of them.
+        rest: the network's other variables before the first pass.
+        adversarial_key, clean_key: of the random streams in the passes of `images` and `clean`.
+    """
+
+    batch: Batch
+    clean: jax.Array
+    images: jax.Array
+    rest: Any
+    adversarial_key: jax.Array
+    clean_key: jax.Array
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Step(TrainingStep):
-    """One step of training, `(state, batch, key) -> (state, metrics)`; made by `train_step`, which explains it."""
+    """One step of training, `(state, batch, key) -> (state, metrics)`; made by `train_step`, which explains it.
+
+    Its parts, `task`, `gradient` and `updated`, are for steps that do more between them (`advjax.training.recipes`).
+    """
 
     optimizer: optax.GradientTransformation
-    loss: Loss
+    loss: Loss | PairLoss
     augment: Augment | None
     attack: Attack | None
     clean_weight: float
@@ -143,30 +172,51 @@ class Step(TrainingStep):
     axis_name: str | None
 
     def __call__(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
+        return self.updated(state, *self.gradient(state.params, state, self.task(state, batch, key)))
+
+    def task(self, state: TrainState, batch: Batch, key: jax.Array) -> Task:
+        """Augments and perturbs the batch with the state's weights. Nothing is differentiated through it."""
         clean = pixels_of(batch)
         if self.augment is not None:
             clean = self._augmented(self.augment, clean, key)
         attack_key, adversarial_key, clean_key = jax.random.split(key, 3)
         images, rest = clean, state.rest
         if self.attack is not None:
-            # Outside the gradient below: nothing is differentiated through the attack.
             images = self._perturbed(self.attack, state, clean, batch.label, attack_key)
         if self.attack is not None and self.attack_mode == "train":
             _, _, rest = self._forward(state, state.params, rest, clean, batch.label, clean_key)
+        return Task(batch, clean, images, rest, adversarial_key, clean_key)
 
-        def objective(params: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
-            losses, logits, after = self._forward(state, params, rest, images, batch.label, adversarial_key)
-            if self.clean_weight:
-                on_clean, _, after = self._forward(state, params, after, clean, batch.label, clean_key)
+    def objective(self, params: Any, state: TrainState, task: Task) -> tuple[jax.Array, tuple[Any, Metrics]]:
+        """The mean loss at weights `params`, with the other variables after its passes and this device's metrics."""
+        labels = task.batch.label
+        losses, logits, after = self._forward(state, params, task.rest, task.images, labels, task.adversarial_key)
+        if self.clean_weight or isinstance(self.loss, PairLoss):
+            on_clean, clean_logits, after = self._forward(state, params, after, task.clean, labels, task.clean_key)
+            if isinstance(self.loss, PairLoss):
+                losses = widened(self.loss(clean_logits, logits, labels))
+                if losses.shape != labels.shape:
+                    raise ValueError(f"the loss must return losses [{labels.size}], got shape {losses.shape}")
+            else:
                 losses = self.clean_weight * on_clean + (1.0 - self.clean_weight) * losses
-            correct = jnp.sum(jnp.argmax(logits, -1) == batch.label, dtype=jnp.float32)
-            faults = faults_of(self.attack, batch.image, batch.label, logits.shape[-1])
-            return jnp.mean(losses), (after, Metrics(jnp.sum(losses), correct, jnp.float32(losses.size), faults))
+        correct = jnp.sum(jnp.argmax(logits, -1) == labels, dtype=jnp.float32)
+        faults = faults_of(self.attack, task.batch.image, labels, logits.shape[-1])
+        return jnp.mean(losses), (after, Metrics(jnp.sum(losses), correct, jnp.float32(losses.size), faults))
 
-        grads, (rest, metrics) = jax.grad(objective, has_aux=True)(state.params)
+    def gradient(self, params: Any, state: TrainState, task: Task) -> tuple[Any, Any, Metrics]:
+        """That of the objective, with the other variables and the metrics, all of the whole batch."""
+        grads, (rest, metrics) = jax.grad(self.objective, has_aux=True)(params, state, task)
+        return self.gathered(grads, rest, metrics)
+
+    def gathered(self, grads: Any, rest: Any, metrics: Metrics) -> tuple[Any, Any, Metrics]:
+        """Those of the whole batch from those of each device's part."""
         if self.axis_name is not None:
             grads, rest = jax.tree.map(self._mean, (grads, rest))
             metrics = jax.lax.psum(metrics, self.axis_name)
+        return grads, rest, metrics
+
+    def updated(self, state: TrainState, grads: Any, rest: Any, metrics: Metrics) -> tuple[TrainState, Metrics]:
+        """The state after the optimizer's update by `grads`; metrics that are known here are checked."""
         if not isinstance(metrics.loss, jax.core.Tracer):
             metrics.check()
         # optax mixes integer counts and floats, which strict promotion (a user's setting) would refuse.
@@ -185,7 +235,9 @@ class Step(TrainingStep):
         batch = images.shape[0]
         tap = self.hidden and self.hidden.tap(jax.random.fold_in(key, _HIDDEN), self._first(batch))
         with naming(images):
-            losses, logits = self.loss(tapped(model, tap) if tap else model, images, labels)
+            # A loss of pairs reads the logits of both passes afterwards.
+            loss = cross_entropy if isinstance(self.loss, PairLoss) else self.loss
+            losses, logits = loss(tapped(model, tap) if tap else model, images, labels)
         if tap:
             tap.check()
         if losses.shape != (batch,) or logits.ndim != 2 or logits.shape[0] != batch:
