@@ -24,11 +24,13 @@ from advjax.attacks.attack import (
     made_finite,
     stack,
 )
+from advjax.attacks.boundary import BoundaryAttack, boundary_attack
 from advjax.attacks.constraints import All, Ball, Box, Constraint, L1Ball, L2Ball, LinfBall, Quantize, ball
 from advjax.attacks.criteria import Criterion, Misclassified, TargetReached
 from advjax.attacks.deepfool import DeepFool, deepfool
 from advjax.attacks.directions import L1, L2, Chain, Direction, Inside, Masked, Sign, Tangent, Value
 from advjax.attacks.faults import Fault, image_faults
+from advjax.attacks.hop_skip_jump import HopSkipJump, hop_skip_jump
 from advjax.attacks.iterative import localized_pgd, pgd, targeted
 from advjax.attacks.lbfgs import lbfgs
 from advjax.attacks.named import fgs, fgv, hard_positive, hot_cold, hot_cold_sign, steepest
@@ -47,10 +49,11 @@ __all__ = [
     "perturb", "Perturbation", "Failure", "Fault", "image_faults",
     "fgs", "fgv", "hot_cold", "hot_cold_sign", "hard_positive", "steepest",
     "pgd", "localized_pgd", "targeted", "apgd", "square", "lbfgs", "deepfool", "random_sign",
+    "boundary_attack", "hop_skip_jump",
     "added", "universal_perturbation", "UniversalPerturbation",
     "Part", "Number", "Mask", "made_finite",
     "Attack", "Asks", "Problem", "State", "Move", "Around", "Repeat", "RandomStart", "BestOf", "Finish", "RandomSign",
-    "Added", "DeepFool",
+    "Added", "DeepFool", "BoundaryAttack", "HopSkipJump",
     "Stack", "stack",
     "Objective", "CrossEntropy", "Margin", "Targeted", "TargetedDLR", "HotCold",
     "Criterion", "Misclassified", "TargetReached", "criterion_of",
