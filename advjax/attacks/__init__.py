@@ -42,6 +42,7 @@ from advjax.attacks.perturbation import Perturbation
 from advjax.attacks.random_sign import RandomSign, random_sign
 from advjax.attacks.regions import Background, Broad, Exact, Pixels, Region, Standard, Within, named_region
 from advjax.attacks.searches import Boundary, Fixed, Found, Search
+from advjax.attacks.spatial import SpatialDescent, SpatialSearch, homography, spatial
 from advjax.attacks.square import square
 from advjax.attacks.universal import UniversalPerturbation, universal_perturbation
 
@@ -49,11 +50,11 @@ __all__ = [
     "perturb", "Perturbation", "Failure", "Fault", "image_faults",
     "fgs", "fgv", "hot_cold", "hot_cold_sign", "hard_positive", "steepest",
     "pgd", "localized_pgd", "targeted", "apgd", "square", "lbfgs", "deepfool", "random_sign",
-    "boundary_attack", "hop_skip_jump",
+    "boundary_attack", "hop_skip_jump", "spatial", "homography",
     "added", "universal_perturbation", "UniversalPerturbation",
     "Part", "Number", "Mask", "made_finite",
     "Attack", "Asks", "Problem", "State", "Move", "Around", "Repeat", "RandomStart", "BestOf", "Finish", "RandomSign",
-    "Added", "DeepFool", "BoundaryAttack", "HopSkipJump",
+    "Added", "DeepFool", "BoundaryAttack", "HopSkipJump", "SpatialSearch", "SpatialDescent",
     "Stack", "stack",
     "Objective", "CrossEntropy", "Margin", "Targeted", "TargetedDLR", "HotCold",
     "Criterion", "Misclassified", "TargetReached", "criterion_of",

@@ -59,9 +59,9 @@ def hop_skip_jump(
       >>> from advjax import from_function, hop_skip_jump, perturb
       >>> classifier = from_function(lambda w, x: jnp.stack([x.sum((1, 2, 3)), w - x.sum((1, 2, 3))], -1), 2.0)
       >>> images, labels = jnp.full((1, 2, 2, 1), 0.5), jnp.array([0])  # answers 0 where the sum is above 1
-      >>> result = perturb(hop_skip_jump(queries=2000, levels=None), classifier, images, labels, jax.random.key(0))
-      >>> round(float(result.l2[0]), 2), result.asks  # the distance is 1 / 2
-      (0.5, 'decisions')
+      >>> result = perturb(hop_skip_jump(queries=800, levels=None), classifier, images, labels, jax.random.key(0))
+      >>> bool(0.5 <= result.l2[0] < 0.52), result.asks  # the distance is 1 / 2
+      (True, 'decisions')
     """
     if norm not in ("l2", "linf"):
         raise ValueError(f'norm must be "l2" or "linf", got {norm!r}')
