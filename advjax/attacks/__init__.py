@@ -32,9 +32,11 @@ from advjax.attacks.directions import L1, L2, Chain, Direction, Inside, Masked, 
 from advjax.attacks.faults import Fault, image_faults
 from advjax.attacks.hop_skip_jump import HopSkipJump, hop_skip_jump
 from advjax.attacks.iterative import localized_pgd, pgd, targeted
+from advjax.attacks.jsma import JSMA, jsma
 from advjax.attacks.lbfgs import lbfgs
 from advjax.attacks.named import fgs, fgv, hard_positive, hot_cold, hot_cold_sign, steepest
 from advjax.attacks.objectives import CrossEntropy, HotCold, Margin, Objective, Targeted, TargetedDLR
+from advjax.attacks.one_pixel import OnePixel, one_pixel
 from advjax.attacks.part import Mask, Number, Part
 from advjax.attacks.perceptual import PassAtLeast
 from advjax.attacks.perturb import perturb
@@ -50,11 +52,11 @@ __all__ = [
     "perturb", "Perturbation", "Failure", "Fault", "image_faults",
     "fgs", "fgv", "hot_cold", "hot_cold_sign", "hard_positive", "steepest",
     "pgd", "localized_pgd", "targeted", "apgd", "square", "lbfgs", "deepfool", "random_sign",
-    "boundary_attack", "hop_skip_jump", "spatial", "homography",
+    "boundary_attack", "hop_skip_jump", "spatial", "homography", "jsma", "one_pixel",
     "added", "universal_perturbation", "UniversalPerturbation",
     "Part", "Number", "Mask", "made_finite",
     "Attack", "Asks", "Problem", "State", "Move", "Around", "Repeat", "RandomStart", "BestOf", "Finish", "RandomSign",
-    "Added", "DeepFool", "BoundaryAttack", "HopSkipJump", "SpatialSearch", "SpatialDescent",
+    "Added", "DeepFool", "BoundaryAttack", "HopSkipJump", "SpatialSearch", "SpatialDescent", "JSMA", "OnePixel",
     "Stack", "stack",
     "Objective", "CrossEntropy", "Margin", "Targeted", "TargetedDLR", "HotCold",
     "Criterion", "Misclassified", "TargetReached", "criterion_of",

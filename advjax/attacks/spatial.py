@@ -61,7 +61,7 @@ def spatial(
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from advjax import from_function, perturb, spatial
-      >>> classifier = from_function(lambda w, x: jnp.stack([w * x[:, 2, 2, 0], x[:, 2, 1, 0]], -1), 1.0)
+      >>> classifier = from_function(lambda w, x: jnp.stack([x[:, 2, 2, 0], w * x[:, 2, 1, 0]], -1), 2.0)
       >>> images = jnp.zeros((1, 5, 5, 1)).at[0, 2, 2].set(1.0)
       >>> attack = spatial(0.0, 1.0, rotations=1, translations=3)
       >>> result = perturb(attack, classifier, images, jnp.array([0]))
@@ -189,11 +189,13 @@ class SpatialSearch(Spatial):
 
         def parameters(index: jax.Array) -> jax.Array:
             if not self.counts:
-                return bounds * jax.random.uniform(jax.random.fold_in(state.key, index), bounds.shape, minval=-1.0)
+                return bounds * jax.random.uniform(
+                    jax.random.fold_in(state.key, index), bounds.shape, bounds.dtype, -1.0
+                )
             places = jnp.unravel_index(index, self.counts)
             # One value alone is the middle.
-            axes = [jnp.linspace(-1.0, 1.0, count) if count > 1 else jnp.zeros(1) for count in self.counts]
-            return bounds * jnp.stack([axis[place] for axis, place in zip(axes, places, strict=True)])
+            axes = [np.linspace(-1.0, 1.0, count) if count > 1 else np.zeros(1) for count in self.counts]
+            return bounds * jnp.stack([jnp.asarray(a, bounds.dtype)[i] for a, i in zip(axes, places, strict=True)])
 
         def again(index: jax.Array, best: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             image = self.constraint(self.warped(problem.image, parameters(index)), problem.image)
@@ -237,7 +239,7 @@ class SpatialDescent(Spatial):
             moved = jnp.clip(parameters + self.step_size * bounds * jnp.sign(slope), -bounds, bounds)
             return moved, image, margin, broken | odd
 
-        start = bounds * jax.random.uniform(state.key, bounds.shape, minval=-1.0)
+        start = bounds * jax.random.uniform(state.key, bounds.shape, bounds.dtype, -1.0)
         first = (start, problem.image, jnp.full_like(problem.image, -jnp.inf, shape=()), state.non_finite)
         _, image, _, broken = jax.lax.fori_loop(0, self.tries, again, first)
         return state._replace(image=image, calls=state.calls + self.tries, non_finite=broken)
@@ -251,12 +253,12 @@ def _larger(one: tuple[jax.Array, jax.Array], other: tuple[jax.Array, jax.Array]
 
 def _through_corners(shifts: jax.Array, y: float, x: float) -> jax.Array:
     """The homography [3, 3] that moves the corners (+-x, +-y) by `shifts` [8]: the x of the four, then the y."""
-    corners = np.array([[-x, -y], [x, -y], [-x, y], [x, y]])
+    corners = jnp.array([[-x, -y], [x, -y], [-x, y], [x, y]], shifts.dtype)
     u, v = corners[:, 0] + shifts[:4], corners[:, 1] + shifts[4:]
-    ones, none = np.ones(4), np.zeros((4, 3))
     # Of each corner: m0 x + m1 y + m2 - u (m6 x + m7 y) = u, and the same for v.
-    linear = np.concatenate([corners, ones[:, None]], axis=1)
-    upper = jnp.concatenate([jnp.asarray(np.concatenate([linear, none], 1), u.dtype), -u[:, None] * corners], axis=1)
-    lower = jnp.concatenate([jnp.asarray(np.concatenate([none, linear], 1), u.dtype), -v[:, None] * corners], axis=1)
+    linear = jnp.concatenate([corners, jnp.ones_like(u)[:, None]], axis=1)
+    none = jnp.zeros_like(linear)
+    upper = jnp.concatenate([linear, none, -u[:, None] * corners], axis=1)
+    lower = jnp.concatenate([none, linear, -v[:, None] * corners], axis=1)
     solved = jnp.linalg.solve(jnp.concatenate([upper, lower]), jnp.concatenate([u, v]))
-    return jnp.append(solved, 1.0).reshape(3, 3)
+    return jnp.append(solved, jnp.ones_like(solved[:1])).reshape(3, 3)
