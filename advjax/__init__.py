@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         lbfgs,
         localized_pgd,
         one_pixel,
+        pasted,
         perturb,
         pgd,
         random_sign,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         stack,
         steepest,
         targeted,
+        universal_patch,
         universal_perturbation,
     )
     from advjax.classifier import Classifier, from_function, from_linen, from_nnx
@@ -59,6 +61,7 @@ __all__ = [
     "lbfgs",
     "localized_pgd",
     "one_pixel",
+    "pasted",
     "perturb",
     "pgd",
     "random_sign",
@@ -67,6 +70,7 @@ __all__ = [
     "stack",
     "steepest",
     "targeted",
+    "universal_patch",
     "universal_perturbation",
 ]
 

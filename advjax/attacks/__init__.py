@@ -38,7 +38,8 @@ from advjax.attacks.named import fgs, fgv, hard_positive, hot_cold, hot_cold_sig
 from advjax.attacks.objectives import CrossEntropy, HotCold, Margin, Objective, Targeted, TargetedDLR
 from advjax.attacks.one_pixel import OnePixel, one_pixel
 from advjax.attacks.part import Mask, Number, Part
-from advjax.attacks.perceptual import PassAtLeast
+from advjax.attacks.patch import Pasted, UniversalPatch, pasted, patch_masks, universal_patch
+from advjax.attacks.perceptual import PassAtLeast, pass_bounded
 from advjax.attacks.perturb import perturb
 from advjax.attacks.perturbation import Perturbation
 from advjax.attacks.random_sign import RandomSign, random_sign
@@ -52,11 +53,12 @@ __all__ = [
     "perturb", "Perturbation", "Failure", "Fault", "image_faults",
     "fgs", "fgv", "hot_cold", "hot_cold_sign", "hard_positive", "steepest",
     "pgd", "localized_pgd", "targeted", "apgd", "square", "lbfgs", "deepfool", "random_sign",
-    "boundary_attack", "hop_skip_jump", "spatial", "homography", "jsma", "one_pixel",
-    "added", "universal_perturbation", "UniversalPerturbation",
+    "boundary_attack", "hop_skip_jump", "spatial", "homography", "jsma", "one_pixel", "pasted", "pass_bounded",
+    "added", "universal_perturbation", "UniversalPerturbation", "universal_patch", "UniversalPatch", "patch_masks",
     "Part", "Number", "Mask", "made_finite",
     "Attack", "Asks", "Problem", "State", "Move", "Around", "Repeat", "RandomStart", "BestOf", "Finish", "RandomSign",
     "Added", "DeepFool", "BoundaryAttack", "HopSkipJump", "SpatialSearch", "SpatialDescent", "JSMA", "OnePixel",
+    "Pasted",
     "Stack", "stack",
     "Objective", "CrossEntropy", "Margin", "Targeted", "TargetedDLR", "HotCold",
     "Criterion", "Misclassified", "TargetReached", "criterion_of",

@@ -53,7 +53,7 @@ def jsma(
     Example:
       >>> import jax.numpy as jnp
       >>> from advjax import from_function, jsma, perturb
-      >>> w = jnp.array([[1.0, 0], [-0.5, 1], [-0.2, 0.2], [-1, 3]])
+      >>> w = jnp.array([[1.0, 0], [-0.5, 1], [-0.2, 0.2], [-1, 3]]) * 2
       >>> classifier = from_function(lambda w, x: x.reshape(-1, 4) @ w, w)
       >>> images = jnp.array([1.0, 0, 0, 0]).reshape(1, 2, 2, 1)
       >>> perturb(jsma(gamma=1.0, pairs=False), classifier, images, jnp.array([0])).image.ravel().tolist()

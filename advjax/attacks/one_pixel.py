@@ -87,11 +87,12 @@ class OnePixel(Attack):
 
     def step(self, problem: Problem, state: State) -> State:
         origin, count = problem.image, self.population
-        limits = jnp.array(origin.shape[:2])
+        height, width, _ = origin.shape
 
         def painted(places: jax.Array, colors: jax.Array) -> jax.Array:
             """The image with pixels of these places [pixels, 2] in shares of its sides, and colors [pixels, C]."""
-            rows, columns = jnp.clip((places * limits.astype(places.dtype)).astype(limits.dtype), 0, limits - 1).T
+            rows = jnp.minimum((places[:, 0] * height).astype(int), height - 1)
+            columns = jnp.minimum((places[:, 1] * width).astype(int), width - 1)
             image = origin
             for index in range(self.pixels):
                 image = image.at[rows[index], columns[index]].set(colors[index])

@@ -160,12 +160,11 @@ class Spatial(Attack):
     def warped(self, image: jax.Array, parameters: jax.Array) -> jax.Array:
         """The image under a motion, before the constraint; `parameters` [k]."""
         height, width, _ = image.shape
-        frame = frame_of(height, width)
-        to_pixels = frame.to_pixels().astype(image.dtype)
+        to_pixels, half = frame_of(height, width).to_pixels().astype(image.dtype), max(height, width) / 2
         if self.motion == "euclidean":
-            inner = motion_matrix(parameters / jnp.array([1, frame.scale, frame.scale], image.dtype), "euclidean")
+            inner = motion_matrix(parameters / jnp.array([1, half, half], image.dtype), "euclidean")
         else:
-            inner = _through_corners(parameters / frame.scale, height / frame.scale / 2, width / frame.scale / 2)
+            inner = _through_corners(parameters / half, (height - 1) / half / 2, (width - 1) / half / 2)
         return warp_image(image, to_pixels @ inner @ jnp.linalg.inv(to_pixels)).astype(image.dtype)
 
 

@@ -50,6 +50,7 @@ from advjax.attacks import (
     lbfgs,
     localized_pgd,
     one_pixel,
+    pasted,
     random_sign,
     spatial,
     square,
@@ -100,6 +101,7 @@ ATTACKS = {
     "jsma": lambda **o: jsma(**o),
     "jsma single": lambda **o: targeted(jsma(-0.3, 0.5, pairs=False, **o), 2),
     "one_pixel": lambda **o: one_pixel(2, generations=3, population=8, **o),
+    "pasted": lambda **o: pasted(np.float32(SIGNS[:5, :6] > 0), max_rotation=20, scales=(0.8, 1.1), **o),
     "random_sign": lambda **o: random_sign(0.9, **o),
     "random_sign of the batch": lambda **o: random_sign(0.9, 0.3, "batch", mean=0.5, **o),
     "added": lambda **o: added(0.1 * SIGNS, **o),
@@ -237,7 +239,9 @@ def test_an_attack_asks_no_more_of_the_model_than_it_says(name, problem):
 
 def test_every_named_attack_is_in_the_table():
     own = {name for name in advjax.__all__ if isfunction(getattr(advjax, name)) and name in advjax.attacks.__all__}
-    assert own - {"perturb", "stack", "universal_perturbation"} == {name.split()[0] for name in ATTACKS}
+    assert own - {"perturb", "stack", "universal_perturbation", "universal_patch"} == {
+        name.split()[0] for name in ATTACKS
+    }
 
 
 @pytest.mark.parametrize("build", [fgs, fgv], ids=["sign", "value"])
