@@ -32,8 +32,9 @@ def boundary_attack(*, queries: int = 5000, mask: Mask | None = None, levels: in
     and goes to p' if that fools.  Each fifth query asks about q alone: where more than half of ten of these fool, the
     boundary is flat, and delta and epsilon grow by 1.5; below a fifth they shrink.  Of 30 p' more than a quarter
     should fool, or a tenth: else epsilon alone grows or shrinks.  The paper gives no windows; a quarter, a tenth and
-    the start of 0.01 are Foolbox's.  The model is read at the image as it would be returned; p itself is not rounded,
-    and the image returned is the nearest of all that were read and fool.
+    the start of 0.01 are Foolbox's.  The model is read at the image as it would be returned, and that is where the walk
+    goes on: a proposal is rounded to the level above or below at random, with the nearer one the likelier, so that on
+    average steps of less than half a level are made too.
 
     Args:
       queries: most evaluations of the model, the start included; the paper makes far more than 10,000.
@@ -76,9 +77,7 @@ class _Counted(NamedTuple):
 
 class _Walk(NamedTuple):
     query: jax.Array
-    point: jax.Array
     image: jax.Array
-    nearest: jax.Array
     across: jax.Array
     inward: jax.Array
     probes: _Counted
@@ -94,35 +93,38 @@ class BoundaryAttack(DecisionSearch):
         start, query = self._blended(problem, start, query)
 
         def again(s: _Walk) -> _Walk:
-            way, radius = s.point - origin, jnp.linalg.norm(s.point - origin)
-            noise = self.masked(jax.random.normal(jax.random.fold_in(key, s.query), origin.shape, origin.dtype))
+            step_key, level_key = jax.random.split(jax.random.fold_in(key, s.query))
+            way, radius = s.image - origin, jnp.linalg.norm(s.image - origin)
+            noise = self.masked(jax.random.normal(step_key, origin.shape, origin.dtype))
             outward = L2().ray(way)
             aside = L2().ray(noise - jnp.sum(noise * outward) * outward)
             turned = origin + (way + s.across * radius * aside) / jnp.sqrt(1 + s.across**2)
             turned = self.within(turned, origin)
             probing = s.query % _PROBE_EVERY == 0
-            seen = self.read(problem, jnp.where(probing, turned, L2Ball((1 - s.inward) * radius)(turned, origin)))
-            moved = seen.fooled & ~probing & (jnp.linalg.norm(seen.point - origin) < radius)
-            distance = jnp.linalg.norm(seen.image - origin)
-            nearer = seen.fooled & (distance < s.nearest)
-            probes, steps = s.probes.after(probing, seen.fooled, 10), s.steps.after(~probing, seen.fooled, 30)
+            proposed = jnp.where(probing, turned, L2Ball((1 - s.inward) * radius)(turned, origin))
+            seen = self.read(problem, proposed + self._dither(level_key, origin))
+            moved = seen.fooled & ~probing & (jnp.linalg.norm(seen.image - origin) < radius)
+            probes, steps = s.probes.after(probing, seen.fooled, 10), s.steps.after(~probing, moved, 30)
             both, alone = probes.factor(probing, 10, 0.2, 0.5), steps.factor(~probing, 30, 0.1, 0.25)
             return _Walk(
                 query=s.query + 1,
-                point=jnp.where(moved, seen.point, s.point),
-                image=jnp.where(nearer, seen.image, s.image),
-                nearest=jnp.where(nearer, distance, s.nearest),
+                image=jnp.where(moved, seen.image, s.image),
                 across=jnp.minimum(s.across * both, _LARGEST),
                 inward=jnp.minimum(s.inward * both * alone, _LARGEST),
                 probes=probes,
                 steps=steps,
             )
 
-        none, nearest = jnp.zeros_like(problem.label), jnp.linalg.norm(start.image - origin)
-        first = jnp.full_like(nearest, _FIRST)
-        walk = _Walk(query, start.point, start.image, nearest, first, first, _Counted(none, none), _Counted(none, none))
+        none, first = jnp.zeros_like(problem.label), jnp.full_like(origin, _FIRST, shape=())
+        walk = _Walk(query, start.image, first, first, _Counted(none, none), _Counted(none, none))
         walk = jax.lax.while_loop(lambda s: start.fooled & (s.query < self.queries), again, walk)
         return walk.image, walk.query
+
+    def _dither(self, key: jax.Array, origin: jax.Array) -> jax.Array:
+        """What makes rounding to the nearest level random; nothing, where there is no rounding."""
+        if self.grid is None:
+            return jnp.zeros_like(origin)
+        return jax.random.uniform(key, origin.shape, origin.dtype, -0.5, 0.5) / (self.grid.levels - 1)
 
     def _blended(self, problem: Problem, start: Seen, query: jax.Array) -> tuple[Seen, jax.Array]:
         """The start as near to the image, on the straight way, as a bisection finds that it fools."""
