@@ -35,7 +35,8 @@ class UniversalPatch(NamedTuple):
 
     Attributes:
       patch: [h, w, C] in [0, 1], for `pasted`.
-      success_rate: share of the images that meet the criterion under the patch, each at one more random place.
+      success_rate: share of the images that meet the criterion under the patch, each at one more random place; of
+        those that are not of the target's class.
       calls: evaluations of the model, a gradient counting as one; those of all images together.
       non_finite: some gradient held NaN or infinity; see `Perturbation`.
     """
@@ -154,8 +155,10 @@ def _run(
     keys = image_keys(jax.random.fold_in(key, steps), images.shape[0])
     clean_logits, met = jax.lax.map(judged, (images, labels, keys), batch_size=_TOGETHER)
     faults = image_faults(None, images, labels, clean_logits.shape[-1]) | model_faults(clean_logits)
+    possible = jnp.sum(criterion.possible(labels).astype(images.dtype))
+    rate = jnp.sum(met.astype(images.dtype)) / jnp.maximum(possible, 1)
     calls = jnp.int32(steps * batch + 2 * images.shape[0])
-    found = UniversalPatch(patch, jnp.mean(met.astype(images.dtype)), calls, broken)
+    found = UniversalPatch(patch, rate, calls, broken)
     return found, collect_facts(faults, images, labels, clean_logits.shape[-1])
 
 

@@ -83,5 +83,5 @@ def test_a_bounded_attack_looks_like_the_image_and_is_no_weaker_than_it_must(ima
     bounded = perturb(pass_bounded(fgs(0.3), 0.95), CLASSIFIER, images, CLASSIFIER(images).argmax(-1))
     scores = np.asarray(pass_score(bounded.image, images).score)
     assert np.all(scores >= 0.95)
-    assert np.all(scores < 0.97)
+    assert np.all(scores < 0.98)
     assert np.all(np.asarray(bounded.linf) < np.asarray(free.linf))
