@@ -24,24 +24,30 @@ from advjax.attacks.attack import (
     made_finite,
     stack,
 )
+from advjax.attacks.boundary import BoundaryAttack, boundary_attack
 from advjax.attacks.constraints import All, Ball, Box, Constraint, L1Ball, L2Ball, LinfBall, Quantize, ball
 from advjax.attacks.criteria import Criterion, Misclassified, TargetReached
 from advjax.attacks.deepfool import DeepFool, deepfool
 from advjax.attacks.directions import L1, L2, Chain, Direction, Inside, Masked, Sign, Tangent, Value
 from advjax.attacks.estimates import Estimated, estimated, straight_through
 from advjax.attacks.faults import Fault, image_faults
+from advjax.attacks.hop_skip_jump import HopSkipJump, hop_skip_jump
 from advjax.attacks.iterative import localized_pgd, pgd, targeted
+from advjax.attacks.jsma import JSMA, jsma
 from advjax.attacks.lbfgs import lbfgs
 from advjax.attacks.momentum import Momentum, Smoothed, VarianceTuned
 from advjax.attacks.named import fgs, fgv, hard_positive, hot_cold, hot_cold_sign, steepest
 from advjax.attacks.objectives import CrossEntropy, HotCold, Margin, Objective, Targeted, TargetedDLR
+from advjax.attacks.one_pixel import OnePixel, one_pixel
 from advjax.attacks.part import Mask, Number, Part
-from advjax.attacks.perceptual import PassAtLeast
+from advjax.attacks.patch import Pasted, UniversalPatch, pasted, patch_masks, universal_patch
+from advjax.attacks.perceptual import PassAtLeast, pass_bounded
 from advjax.attacks.perturb import perturb
 from advjax.attacks.perturbation import Perturbation
 from advjax.attacks.random_sign import RandomSign, random_sign
 from advjax.attacks.regions import Background, Broad, Exact, Pixels, Region, Standard, Within, named_region
 from advjax.attacks.searches import Boundary, Fixed, Found, Search
+from advjax.attacks.spatial import SpatialDescent, SpatialSearch, homography, spatial
 from advjax.attacks.square import square
 from advjax.attacks.transfer import di_fgsm, mi_fgsm, ni_fgsm, si_fgsm, ti_fgsm, vmi_fgsm
 from advjax.attacks.universal import UniversalPerturbation, universal_perturbation
@@ -51,12 +57,14 @@ __all__ = [
     "perturb", "Perturbation", "Failure", "Fault", "image_faults",
     "fgs", "fgv", "hot_cold", "hot_cold_sign", "hard_positive", "steepest",
     "pgd", "localized_pgd", "targeted", "apgd", "square", "lbfgs", "deepfool", "random_sign",
-    "added", "universal_perturbation", "UniversalPerturbation",
     "mi_fgsm", "ni_fgsm", "di_fgsm", "si_fgsm", "ti_fgsm", "vmi_fgsm",
     "expectation_over", "estimated", "straight_through",
+    "boundary_attack", "hop_skip_jump", "spatial", "homography", "jsma", "one_pixel", "pasted", "pass_bounded",
+    "added", "universal_perturbation", "UniversalPerturbation", "universal_patch", "UniversalPatch", "patch_masks",
     "Part", "Number", "Mask", "made_finite",
     "Attack", "Asks", "Problem", "State", "Move", "Around", "Repeat", "RandomStart", "BestOf", "Finish", "RandomSign",
-    "Added", "DeepFool",
+    "Added", "DeepFool", "BoundaryAttack", "HopSkipJump", "SpatialSearch", "SpatialDescent", "JSMA", "OnePixel",
+    "Pasted",
     "Stack", "stack",
     "View", "Seeing", "Expectation", "Estimated", "Diverse", "Scaled",
     "Objective", "CrossEntropy", "Margin", "Targeted", "TargetedDLR", "HotCold",

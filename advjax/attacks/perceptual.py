@@ -1,15 +1,16 @@
-"""PassAtLeast: the constraint that an image must look like its original, by PASS."""
+"""PassAtLeast: the constraint that an image must look like its original, by PASS; and attacks bounded by it."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from advjax.attacks.attack import Attack, Finish
 from advjax.attacks.constraints import Constraint, Quantize
 from advjax.attacks.part import Number
 from advjax.scores.pass_score import pass_score
 from advjax.value import number, static, value
 
-__all__ = ["PassAtLeast"]
+__all__ = ["PassAtLeast", "pass_bounded"]
 
 
 @value
@@ -63,3 +64,24 @@ class PassAtLeast(Constraint):
         low, _ = jax.lax.fori_loop(0, self.steps, halve, (zero, zero + 1))
         whole = at(zero + 1)
         return jnp.where(holds(whole), whole, at(low))
+
+
+def pass_bounded(attack: Attack, least: Number = 0.99, *, levels: int | None = 256) -> Attack:
+    """The attack, its image pulled back to the clean one until its PASS is `least` or more (Rozsa et al. 2016, eq. 5).
+
+    Give the attack a generous radius, or none: what bounds it is that the image looks like its original.
+
+    Args:
+      attack: any, but for a stack.
+      least: in (0, 1]; one number, or one for each image [B].
+      levels: as those of the attack.
+
+    Raises:
+      ValueError: least outside (0, 1]; a stack.
+
+    Example:
+      >>> from advjax import pgd
+      >>> from advjax.attacks import pass_bounded
+      >>> attack = pass_bounded(pgd(0.3, step_size=0.02, steps=40), 0.99)
+    """
+    return Finish(attack, PassAtLeast(least, None if levels is None else Quantize(levels, "inward")))

@@ -6,7 +6,20 @@ import numpy as np
 import pytest
 
 from advjax import fgs, from_function, perturb
-from advjax.attacks import All, Box, CrossEntropy, Finish, Fixed, LinfBall, Move, PassAtLeast, Quantize, Repeat, Sign
+from advjax.attacks import (
+    All,
+    Box,
+    CrossEntropy,
+    Finish,
+    Fixed,
+    LinfBall,
+    Move,
+    PassAtLeast,
+    Quantize,
+    Repeat,
+    Sign,
+    pass_bounded,
+)
 from advjax.scores import pass_score
 from tests.models_for_tests import convolutional, convolutional_weights
 
@@ -63,3 +76,12 @@ def test_inside_the_steps_of_an_attack(images):
 def test_tau_must_be_a_score(tau):
     with pytest.raises(ValueError, match=r"tau must be in \(0, 1\]"):
         PassAtLeast(tau)
+
+
+def test_a_bounded_attack_looks_like_the_image_and_is_no_weaker_than_it_must(images):
+    free = perturb(fgs(0.3), CLASSIFIER, images, CLASSIFIER(images).argmax(-1))
+    bounded = perturb(pass_bounded(fgs(0.3), 0.95), CLASSIFIER, images, CLASSIFIER(images).argmax(-1))
+    scores = np.asarray(pass_score(bounded.image, images).score)
+    assert np.all(scores >= 0.95)
+    assert np.all(scores < 0.98)
+    assert np.all(np.asarray(bounded.linf) < np.asarray(free.linf))
