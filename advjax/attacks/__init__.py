@@ -24,6 +24,7 @@ from advjax.attacks.attack import (
     made_finite,
     stack,
 )
+from advjax.attacks.auto_attack import AutoAttack, auto_attack
 from advjax.attacks.constraints import All, Ball, Box, Constraint, L1Ball, L2Ball, LinfBall, Quantize, ball
 from advjax.attacks.criteria import Criterion, Misclassified, TargetReached
 from advjax.attacks.deepfool import DeepFool, deepfool
@@ -33,7 +34,7 @@ from advjax.attacks.faults import Fault, image_faults
 from advjax.attacks.iterative import localized_pgd, pgd, targeted
 from advjax.attacks.lbfgs import lbfgs
 from advjax.attacks.named import fgs, fgv, hard_positive, hot_cold, hot_cold_sign, steepest
-from advjax.attacks.objectives import CrossEntropy, HotCold, Margin, Objective, Targeted, TargetedDLR
+from advjax.attacks.objectives import DLR, CrossEntropy, HotCold, Margin, Objective, Targeted, TargetedDLR
 from advjax.attacks.part import Mask, Number, Part
 from advjax.attacks.perceptual import PassAtLeast
 from advjax.attacks.perturb import perturb
@@ -47,13 +48,13 @@ from advjax.attacks.universal import UniversalPerturbation, universal_perturbati
 __all__ = [
     "perturb", "Perturbation", "Failure", "Fault", "image_faults",
     "fgs", "fgv", "hot_cold", "hot_cold_sign", "hard_positive", "steepest",
-    "pgd", "localized_pgd", "targeted", "apgd", "square", "lbfgs", "deepfool", "fab", "random_sign",
+    "pgd", "localized_pgd", "targeted", "apgd", "square", "lbfgs", "deepfool", "fab", "auto_attack", "random_sign",
     "added", "universal_perturbation", "UniversalPerturbation",
     "Part", "Number", "Mask", "made_finite",
     "Attack", "Asks", "Problem", "State", "Move", "Around", "Repeat", "RandomStart", "BestOf", "Finish", "RandomSign",
-    "Added", "DeepFool", "Boundaries",
+    "Added", "DeepFool", "Boundaries", "AutoAttack",
     "Stack", "stack",
-    "Objective", "CrossEntropy", "Margin", "Targeted", "TargetedDLR", "HotCold",
+    "Objective", "CrossEntropy", "Margin", "Targeted", "TargetedDLR", "DLR", "HotCold",
     "Criterion", "Misclassified", "TargetReached", "criterion_of",
     "Direction", "Sign", "Value", "L2", "L1", "Masked", "Inside", "Tangent", "Chain",
     "Search", "Found", "Fixed", "Boundary",

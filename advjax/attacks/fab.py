@@ -1,4 +1,4 @@
-"""FAB: a fast adaptive boundary attack, which looks for the nearest image that is answered wrongly (Croce & Hein 2020b).
+"""FAB: a fast adaptive boundary attack, which looks for the nearest wrong answer (Croce & Hein 2020b).
 
 Each step linearizes the model, as DeepFool's does, but projects onto hyperplane and box at once, and is drawn to the
 clean image.
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from advjax.attacks.attack import Attack, Failure, Problem, State, made_finite
-from advjax.attacks.constraints import All, Ball, Box, Constraint, Quantize, ball
+from advjax.attacks.constraints import All, Ball, Constraint, Quantize, ball
 from advjax.attacks.criteria import Criterion, Misclassified, TargetReached
 from advjax.attacks.directions import Chain, Direction, steepest_ray
 from advjax.attacks.objectives import ranked_class

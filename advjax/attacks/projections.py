@@ -57,8 +57,9 @@ def to_hyperplane(
         enough = jnp.any((reached >= wanted) & (rate > 0))
         moved = jnp.where(enough, jnp.minimum(jnp.maximum(scale, 0.0) * share, room), room)
     way = jnp.sign(up) * moved.reshape(point.shape)
-    size = {"linf": jnp.max, "l1": jnp.sum, "l2": lambda moved: jnp.sqrt(jnp.sum(moved * moved))}[norm](moved)
-    return way, size
+    if norm == "l2":
+        return way, jnp.sqrt(jnp.sum(moved * moved))
+    return way, jnp.sum(moved) if norm == "l1" else jnp.max(moved)
 
 
 @value
