@@ -56,9 +56,9 @@ def fab(
     Where x_{i+1} is answered wrongly it is kept if none was nearer, and the way goes on from
     (1 - beta) x + beta x_{i+1}.  The nearest image found is returned, or the clean one.
 
-    The model is read and distances are measured at the image rounded to the nearest level, while the way goes on from
-    the unrounded one; with `levels=None` the two are one, and it is the paper's algorithm without its final search,
-    which the authors' own code leaves out too.
+    The model is read and distances are measured at the image rounded to the nearest level, and d_i is the step that
+    this image needs, while the way goes on from x_i, which is not rounded; with `levels=None` the two are one, and it
+    is the paper's algorithm without its final search, which the authors' own code leaves out too.
 
     Args:
       epsilon: None: the nearest image, from all runs.  A radius in [0, 1] units, one number or one for each image [B]:
@@ -186,7 +186,8 @@ class Boundaries(Attack):
             elif self.targets is not None:
                 looked_at = ranked_class(problem.clean_logits, problem.label, 1 + run % classes)[None]
             else:
-                looked_at = jnp.arange(others) + (jnp.arange(others) >= problem.label)
+                looked_at = jnp.arange(others, dtype=jnp.int32)
+                looked_at = jnp.where(looked_at < problem.label, looked_at, looked_at + 1)
             return self._move(problem, looked_at, way._replace(point=point))
 
         first = _Way(
@@ -216,15 +217,18 @@ class Boundaries(Attack):
         """One step, and the step back from what is answered wrongly."""
         origin, point = problem.image, way.point
         slope, value_there, read_at, found, broken = self._nearest_plane(problem, classes, point)
-        # <slope, z - read_at> = -value: from the point, and from the clean image.
-        ends = jnp.stack([point, origin])
-        gains = -value_there - jnp.sum(slope * (ends - read_at[None]), axis=(1, 2, 3))
+        # <slope, z - read_at> = -value: from where it was read, and from the clean image.
+        ends = jnp.stack([read_at, origin])
+        gains = -value_there - jnp.sum(slope[None] * (ends - read_at[None]), axis=(1, 2, 3))
         project = functools.partial(to_hyperplane, norm=self.norm)
         ways, sizes = jax.vmap(project, (0, None, 0))(ends, slope, gains)
         sizes = jnp.maximum(sizes, 1e-8)
         alpha = jnp.minimum(sizes[0] / (sizes[0] + sizes[1]), self.alpha_max)
-        reached = ends + self.eta * ways
-        after = jnp.clip((1 - alpha) * reached[0] + alpha * reached[1], 0.0, 1.0)
+        # The step that the rounded image needs, from the unrounded point: what rounding swallows adds up.  Where it
+        # swallowed all, nothing may draw the point back.
+        alpha = jnp.where(jnp.any(read_at != origin), alpha, 0.0)
+        after = (1 - alpha) * (point + self.eta * ways[0]) + alpha * (origin + self.eta * ways[1])
+        after = jnp.clip(after, 0.0, 1.0)
         after = jnp.where(found, after, point)
         image = self.grid(after, origin)
         logits = problem.logits(image)
