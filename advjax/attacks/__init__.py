@@ -24,12 +24,14 @@ from advjax.attacks.attack import (
     made_finite,
     stack,
 )
+from advjax.attacks.auto_attack import AutoAttack, auto_attack
 from advjax.attacks.boundary import BoundaryAttack, boundary_attack
 from advjax.attacks.constraints import All, Ball, Box, Constraint, L1Ball, L2Ball, LinfBall, Quantize, ball
 from advjax.attacks.criteria import Criterion, Misclassified, TargetReached
 from advjax.attacks.deepfool import DeepFool, deepfool
 from advjax.attacks.directions import L1, L2, Chain, Direction, Inside, Masked, Sign, Tangent, Value
 from advjax.attacks.estimates import Estimated, estimated, straight_through
+from advjax.attacks.fab import Boundaries, fab
 from advjax.attacks.faults import Fault, image_faults
 from advjax.attacks.hop_skip_jump import HopSkipJump, hop_skip_jump
 from advjax.attacks.iterative import localized_pgd, pgd, targeted
@@ -37,7 +39,7 @@ from advjax.attacks.jsma import JSMA, jsma
 from advjax.attacks.lbfgs import lbfgs
 from advjax.attacks.momentum import Momentum, Smoothed, VarianceTuned
 from advjax.attacks.named import fgs, fgv, hard_positive, hot_cold, hot_cold_sign, steepest
-from advjax.attacks.objectives import CrossEntropy, HotCold, Margin, Objective, Targeted, TargetedDLR
+from advjax.attacks.objectives import DLR, CrossEntropy, HotCold, Margin, Objective, Targeted, TargetedDLR
 from advjax.attacks.one_pixel import OnePixel, one_pixel
 from advjax.attacks.part import Mask, Number, Part
 from advjax.attacks.patch import Pasted, UniversalPatch, pasted, patch_masks, universal_patch
@@ -56,7 +58,8 @@ from advjax.attacks.views import Diverse, Expectation, Scaled, Seeing, View, exp
 __all__ = [
     "perturb", "Perturbation", "Failure", "Fault", "image_faults",
     "fgs", "fgv", "hot_cold", "hot_cold_sign", "hard_positive", "steepest",
-    "pgd", "localized_pgd", "targeted", "apgd", "square", "lbfgs", "deepfool", "random_sign",
+    "pgd", "localized_pgd", "targeted", "apgd", "square", "lbfgs", "deepfool", "fab", "auto_attack",
+    "random_sign",
     "mi_fgsm", "ni_fgsm", "di_fgsm", "si_fgsm", "ti_fgsm", "vmi_fgsm",
     "expectation_over", "estimated", "straight_through",
     "boundary_attack", "hop_skip_jump", "spatial", "homography", "jsma", "one_pixel", "pasted", "pass_bounded",
@@ -64,10 +67,10 @@ __all__ = [
     "Part", "Number", "Mask", "made_finite",
     "Attack", "Asks", "Problem", "State", "Move", "Around", "Repeat", "RandomStart", "BestOf", "Finish", "RandomSign",
     "Added", "DeepFool", "BoundaryAttack", "HopSkipJump", "SpatialSearch", "SpatialDescent", "JSMA", "OnePixel",
-    "Pasted",
+    "Pasted", "Boundaries", "AutoAttack",
     "Stack", "stack",
     "View", "Seeing", "Expectation", "Estimated", "Diverse", "Scaled",
-    "Objective", "CrossEntropy", "Margin", "Targeted", "TargetedDLR", "HotCold",
+    "Objective", "CrossEntropy", "Margin", "Targeted", "TargetedDLR", "DLR", "HotCold",
     "Criterion", "Misclassified", "TargetReached", "criterion_of",
     "Direction", "Sign", "Value", "L2", "L1", "Masked", "Inside", "Tangent", "Chain",
     "Momentum", "Smoothed", "VarianceTuned",

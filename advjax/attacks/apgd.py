@@ -2,18 +2,20 @@
 
 import dataclasses
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from advjax.attacks.apgd_l1 import PHASES, climb_l1
 from advjax.attacks.attack import Attack, Failure, Problem, State, made_finite
 from advjax.attacks.constraints import All, Ball, Box, Constraint, Quantize, ball
 from advjax.attacks.criteria import Criterion, Misclassified
 from advjax.attacks.directions import Chain, Direction, steepest_ray
-from advjax.attacks.objectives import CrossEntropy, Objective, TargetedDLR
+from advjax.attacks.objectives import DLR, CrossEntropy, Objective, TargetedDLR
 from advjax.attacks.part import Mask, Number
+from advjax.attacks.projections import BoxedL1Ball
 from advjax.attacks.regions import mask_constraints, mask_directions
 from advjax.attacks.settings import check_count, check_radius
 from advjax.value import static, value
@@ -27,9 +29,9 @@ _RHO, _ALPHA = 0.75, 0.75
 def apgd(
     epsilon: Number,
     *,
-    norm: Literal["linf", "l2"] = "linf",
+    norm: Literal["linf", "l2", "l1"] = "linf",
     steps: int = 100,
-    objective: Literal["ce", "dlr-targeted"] = "ce",
+    objective: Literal["ce", "dlr", "dlr-targeted"] = "ce",
     targets: int = 9,
     restarts: int = 1,
     random_start: bool = True,
@@ -49,17 +51,20 @@ def apgd(
 
     The model is read at the rounded image, never at the point between the levels that the recursion goes on from, so
     that what is judged is what is returned: of all images on the way, the one of largest margin.  With `levels=None`
-    the two are one, and it is the paper's algorithm.
+    the two are one, and it is the paper's algorithm.  For l1 it is another one: see
+    `advjax.attacks.apgd_l1`.
 
     Args:
       epsilon: radius of the ball, in [0, 1] units; one number, or one for each image [B].
-      norm: "linf" or "l2".
+      norm: "linf", "l2" or "l1".
       steps: number of steps of each run.
-      objective: "ce", the cross-entropy; or "dlr-targeted", the targeted difference-of-logits ratio, with one run
-        for each of the `targets` classes that are closest on the clean image (fewer if the model has fewer).
-      targets: number of target classes; without meaning for "ce".
+      objective: "ce", the cross-entropy; "dlr", the difference-of-logits ratio; or "dlr-targeted", the targeted one,
+        with one run for each of the `targets` classes that are closest on the clean image (fewer if the model has
+        fewer).
+      targets: number of target classes; without meaning but for "dlr-targeted".
       restarts: runs from different starts (for each target class).  No run begins for an image once it is fooled.
-      random_start: begin at a uniform point of the ball, rather than at the clean image.
+      random_start: begin at a uniform point of the ball (l1: at the projection of Gaussian noise), rather than at the
+        clean image.
       mask, levels: as for `fgs`.
 
     Raises:
@@ -69,24 +74,26 @@ def apgd(
       >>> from advjax.attacks import apgd
       >>> strong = apgd(0.3, objective="dlr-targeted")
     """
-    if norm not in ("linf", "l2"):
-        raise ValueError(f'norm must be "linf" or "l2", got {norm!r}')
-    if objective not in ("ce", "dlr-targeted"):
-        raise ValueError(f'objective must be "ce" or "dlr-targeted", got {objective!r}')
+    objectives: dict[str, Objective] = {"ce": CrossEntropy(), "dlr": DLR(), "dlr-targeted": TargetedDLR()}
+    if norm not in ("linf", "l2", "l1"):
+        raise ValueError(f'norm must be "linf", "l2" or "l1", got {norm!r}')
+    if objective not in objectives:
+        raise ValueError(f'objective must be "ce", "dlr" or "dlr-targeted", got {objective!r}')
     for name, count in (("steps", steps), ("targets", targets), ("restarts", restarts)):
         check_count(name, count)
     if restarts > 1 and not random_start:
         raise ValueError(f"restarts must be 1 without random_start, since all would be the same, got {restarts}")
     check_radius("epsilon", epsilon)
-    region = ball(norm, epsilon)
+    region = BoxedL1Ball(epsilon) if norm == "l1" else ball(norm, epsilon)
     return AutoPGD(
-        objective=CrossEntropy() if objective == "ce" else TargetedDLR(),
-        direction=Chain((*mask_directions(mask), steepest_ray(norm))),
+        objective=objectives[objective],
+        # For l1 the number of entries that share a step varies: `climb_l1` picks them.
+        direction=Chain((*mask_directions(mask), *(() if norm == "l1" else (steepest_ray(norm),)))),
         ball=region,
         constraint=All((region, Box(), *mask_constraints(mask))),
         grid=All(() if levels is None else (Quantize(levels, "inward"),)),
         steps=steps,
-        targets=1 if objective == "ce" else targets,
+        targets=targets if objective == "dlr-targeted" else 1,
         restarts=restarts,
         random_start=random_start,
         criterion=Misclassified(),
@@ -159,8 +166,8 @@ class AutoPGD(Attack):
 
         def again(carry: tuple[jax.Array, jax.Array, _Kept]) -> tuple[jax.Array, jax.Array, _Kept]:
             run, _, kept = carry
-            climb = self._run(problem, jax.random.fold_in(state.key, run), 1 + run % targets, kept)
-            return run + 1, climb.step_size, climb.kept
+            step_size, kept = self._run(problem, jax.random.fold_in(state.key, run), 1 + run % targets, kept)
+            return run + 1, step_size, kept
 
         none = jnp.zeros_like(problem.label, dtype=jnp.bool_)
         nothing = _Kept(
@@ -172,12 +179,23 @@ class AutoPGD(Attack):
         )
         ran, scale, kept = jax.lax.while_loop(unfinished, again, (jnp.zeros_like(state.calls), state.scale, nothing))
         failure = jnp.where(kept.moved, Failure.NONE, Failure.NO_DIRECTION).astype(jnp.int32)
-        calls = state.calls + ran * (self.steps + 1) * problem.gradient_calls
+        starts = PHASES if isinstance(self.ball, BoxedL1Ball) else 1
+        calls = state.calls + ran * (self.steps + starts) * problem.gradient_calls
         return state._replace(image=kept.image, scale=scale, calls=calls, failure=failure, non_finite=kept.non_finite)
 
-    def _run(self, problem: Problem, key: jax.Array, rank: jax.Array, kept: _Kept) -> _Climb:
-        """One run of algorithm 1; `kept` is the image to beat."""
+    def _run(self, problem: Problem, key: jax.Array, rank: jax.Array, kept: _Kept) -> tuple[jax.Array, _Kept]:
+        """One run, to beat the image `kept`; the last step size, and the image that is kept after it."""
         origin, start = problem.image, problem.image
+        if isinstance(self.ball, BoxedL1Ball):
+
+            def read(k: jax.Array, point: jax.Array, counts: jax.Array, kept: Any) -> tuple[jax.Array, jax.Array, Any]:
+                loss, gradient, kept = self._read(problem, rank, point, kept, counts)
+                return loss, self.direction.update(gradient, self.direction.init(origin), point)[0], kept
+
+            if self.random_start:
+                noise = jax.random.normal(key, origin.shape, origin.dtype)
+                start = origin + self.direction.update(noise, self.direction.init(origin), origin)[0]
+            return climb_l1(read, start, origin, self.ball, self.steps, kept)
         if self.random_start:
             start = self.constraint(origin + self.ball.sample(key, origin), origin)
         marks = checkpoints(self.steps)
@@ -208,7 +226,7 @@ class AutoPGD(Attack):
             kept=kept,
         )
         end: _Climb = jax.lax.fori_loop(0, self.steps, step, climb)
-        return end
+        return end.step_size, end.kept
 
     def _move(self, problem: Problem, rank: jax.Array, share: jax.Array, c: _Climb) -> _Climb:
         """The step and its momentum; `share` is the weight of the step."""
@@ -233,9 +251,9 @@ class AutoPGD(Attack):
         )
 
     def _read(
-        self, problem: Problem, rank: jax.Array, point: jax.Array, kept: _Kept
+        self, problem: Problem, rank: jax.Array, point: jax.Array, kept: _Kept, counts: jax.Array | bool = True
     ) -> tuple[jax.Array, jax.Array, _Kept]:
-        """Objective and gradient at the rounded point, which is also judged."""
+        """Objective and gradient at the rounded point, which is also judged where it `counts`."""
         objective = self.objective
         if isinstance(objective, TargetedDLR):
             objective = dataclasses.replace(objective, rank=rank)
@@ -243,7 +261,8 @@ class AutoPGD(Attack):
         image = self.grid(point, problem.image)
         (loss, logits), gradient = jax.value_and_grad(problem.climbed(objective), has_aux=True)(image)
         gradient, broken = made_finite(gradient)
-        margin, clear = self.criterion.margin(logits, problem.label), self.criterion(logits, problem.label)
+        margin = jnp.where(counts, self.criterion.margin(logits, problem.label), -jnp.inf)
+        clear = self.criterion(logits, problem.label) & counts
         # A margin within rounding error, where the logits have grown, must not take the place of a clear one.
         better = jnp.where(clear == kept.reached, margin > kept.margin, clear)
         judged = _Kept(

@@ -12,6 +12,7 @@ from advjax.attacks.part import Number, Part
 from advjax.value import number, static, value
 
 __all__ = [
+    "DLR",
     "CrossEntropy",
     "HotCold",
     "Margin",
@@ -103,6 +104,28 @@ class Targeted(Objective):
 
 
 @value
+class DLR(Objective):
+    """`(max_{j != y} h_j - h_y) / (h_1st - h_3rd)`: the difference-of-logits ratio (Croce & Hein 2020, eq. 6).
+
+    It needs three classes; else as `TargetedDLR`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from advjax.attacks import DLR
+      >>> logits = jnp.array([5.0, 3.0, 1.0, 0.0])
+      >>> float(DLR()(logits, jnp.int32(0), logits))
+      -0.5
+    """
+
+    def __call__(self, logits: jax.Array, label: jax.Array, clean_logits: jax.Array) -> jax.Array:
+        if logits.shape[-1] < 3:
+            raise ValueError(f"the difference-of-logits ratio needs 3 classes or more, got {logits.shape[-1]}")
+        logits = _unmasked(logits)
+        top, _ = jax.lax.top_k(logits, 3)
+        return margin(logits, label) / (top[0] - top[2] + 1e-12)
+
+
+@value
 class TargetedDLR(Objective):
     """`(h_t - h_y) / (h_1st - (h_3rd + h_4th) / 2)`: the targeted difference-of-logits ratio (Croce & Hein 2020).
 
@@ -124,9 +147,7 @@ class TargetedDLR(Objective):
         if logits.shape[-1] < 4:
             raise ValueError(f"the difference-of-logits ratio needs 4 classes or more, got {logits.shape[-1]}")
         target = ranked_class(clean_logits, label, self.rank)
-        lowest = jnp.min(jnp.where(jnp.isfinite(logits), logits, jnp.full_like(logits, jnp.inf)))
-        below = jax.lax.stop_gradient(2 * lowest - jnp.max(logits))
-        logits = jnp.where(logits == -jnp.inf, below, logits)
+        logits = _unmasked(logits)
         top, _ = jax.lax.top_k(logits, 4)
         spread = top[0] - 0.5 * (top[2] + top[3])
         # As in the authors' code: logits that are all equal have no spread.
@@ -180,3 +201,10 @@ class HotCold(Objective):
 
 def _one_hot(index: jax.Array, logits: jax.Array) -> jax.Array:
     return jnp.arange(logits.shape[-1], dtype=jnp.int32) == index
+
+
+def _unmasked(logits: jax.Array) -> jax.Array:
+    """The logits, where those at -infinity are as far below the lowest of the others as that is below the largest."""
+    lowest = jnp.min(jnp.where(jnp.isfinite(logits), logits, jnp.full_like(logits, jnp.inf)))
+    below = jax.lax.stop_gradient(2 * lowest - jnp.max(logits))
+    return jnp.where(logits == -jnp.inf, below, logits)

@@ -7,6 +7,7 @@ from advjax.evaluate.matrix import evaluate
 from advjax.evaluate.minimal import MinimalEpsilon, minimal_epsilon
 from advjax.evaluate.ray import epsilon_of_count, sign_ray
 from advjax.evaluate.report import Report
+from advjax.evaluate.robust import RobustAccuracy, robust_accuracy
 from advjax.evaluate.shares import Share, better_or_worse, clearly_apart
 from advjax.evaluate.sweep import Sweep, accuracy_epsilon_figure, sweep
 from advjax.evaluate.whole_sets import (
@@ -23,6 +24,7 @@ __all__ = [
     "evaluate", "Report", "Cell",
     "sweep", "Sweep", "accuracy_epsilon_figure",
     "minimal_epsilon", "MinimalEpsilon",
+    "robust_accuracy", "RobustAccuracy",
     "health_check", "HealthWarning",
     "Accuracy", "wilson", "sign_test", "Share", "clearly_apart", "better_or_worse",
     "logits_of", "answers_of", "NO_ANSWER", "ranks_of", "perturb_all", "perturb_batches", "pass_all",

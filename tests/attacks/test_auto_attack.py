@@ -1,0 +1,139 @@
+"""AutoAttack: which member attacks which image, and that `robust_accuracy` on the host finds the same."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from advjax import Failure, auto_attack, fgs, from_function, perturb, stack
+from advjax.attacks import Attack, AutoAttack, Number, Problem, State
+from advjax.evaluate import robust_accuracy
+from advjax.value import number, static, value
+from tests.models_for_tests import convolutional, convolutional_weights, grid_images
+
+ATTACKED: list[tuple[str, int]] = []
+
+
+def brightness(weights, images):
+    """Answers 0 above the threshold, 1 below."""
+    mean = images.mean((1, 2, 3))
+    return jnp.stack([mean, weights - mean], -1)
+
+
+@value
+class Darker(Attack):
+    """Darkens by `amount`, and leaves word of each image that it is given: its first pixel."""
+
+    amount: Number = number()
+    name: str = static()
+    random = True
+
+    def step(self, problem: Problem, state: State) -> State:
+        def told(pixel: Any, key: Any) -> None:
+            ATTACKED.append((self.name, round(float(pixel) * 255), int(np.asarray(key).sum() % 1000)))
+
+        jax.debug.callback(told, problem.image[0, 0, 0], jax.random.key_data(state.key))
+        darker = jnp.clip(jnp.round((state.image - self.amount) * 255) / 255, 0.0, 1.0)
+        return state._replace(image=darker, calls=state.calls + 7)
+
+
+LEVELS = np.array([110, 150, 190, 230, 90], np.float32)
+IMAGES = np.broadcast_to(LEVELS[:, None, None, None] / np.float32(255), (5, 2, 2, 1)).copy()
+LABELS = np.zeros(5, np.int32)  # the last one is a clean mistake
+THREE = AutoAttack(tuple(Darker(n / 255, name) for name, n in zip("abc", (20, 60, 90), strict=True)), ("a", "b", "c"))
+THRESHOLD = from_function(brightness, jnp.float32(2 * 100 / 255))
+KEY = jax.random.key(3)
+
+
+def test_on_the_host_each_member_is_given_what_those_before_it_left():
+    ATTACKED.clear()
+    found = robust_accuracy(THRESHOLD, IMAGES, LABELS, THREE, key=KEY, batch_size=5)
+    jax.effects_barrier()
+    given = {name: sorted({pixel for who, pixel, _ in ATTACKED if who == name}) for name in "abc"}
+    assert given == {"a": [110, 150, 190, 230], "b": [150, 190, 230], "c": [190, 230]}
+    assert found.fell == {"a": 1, "b": 1, "c": 0} or found.fell == {"a": 1, "b": 1, "c": 1}
+    np.testing.assert_array_equal(found.by, [0, 1, -1 if found.fell["c"] == 0 else 2, -1, -1])
+    assert found.clean.value == 0.8
+    assert found.accuracy.value == np.mean(found.correct)
+    np.testing.assert_array_equal(found.correct, (found.by < 0) & (LEVELS > 100))
+    np.testing.assert_array_equal(np.round(found.images[:, 0, 0, 0] * 255)[[0, 1, 3, 4]], [90, 90, 230, 90])
+
+
+def test_as_one_attack_it_finds_the_same_from_the_same_draws():
+    result = perturb(THREE, THRESHOLD, jnp.asarray(IMAGES), jnp.asarray(LABELS), KEY)
+    found = robust_accuracy(THRESHOLD, IMAGES, LABELS, THREE, key=KEY, batch_size=2)
+    np.testing.assert_array_equal(result.image, found.images)
+    np.testing.assert_array_equal(result.success, found.by >= 0)
+    # Seven of each member that it was given to, a look at what it did, the clean image and the verdict.
+    members = np.where(found.by >= 0, found.by + 1, 3) * (LEVELS > 100)
+    np.testing.assert_array_equal(result.calls, 2 + 8 * members)
+    assert set(np.asarray(result.failure)[[3]]) == {Failure.NOT_FOOLED}
+
+
+def test_in_a_batch_no_member_runs_once_all_images_are_done():
+    ATTACKED.clear()
+    perturb(THREE, THRESHOLD, jnp.asarray(IMAGES[:2]), jnp.asarray(LABELS[:2]), KEY)
+    jax.effects_barrier()
+    assert {name for name, *_ in ATTACKED} == {"a", "b"}
+
+
+def test_the_four_of_the_paper_find_the_same_in_any_batches(tmp_path):
+    classifier = from_function(convolutional, convolutional_weights())
+    images = grid_images(5, (9, 8, 8, 1))
+    labels = np.asarray(classifier(jnp.asarray(images)).argmax(-1)).astype(np.int32)
+    labels[0] = (labels[0] + 1) % 5
+    radii = np.linspace(0.002, 0.06, 9, dtype=np.float32)
+    attack = auto_attack("linf", radii, steps=5, targets=2, queries=15)
+    whole = perturb(attack, classifier, jnp.asarray(images), jnp.asarray(labels), KEY)
+    found = robust_accuracy(classifier, images, labels, attack, key=KEY, batch_size=4, folder=tmp_path)
+    np.testing.assert_array_equal(whole.success, found.by >= 0)
+    # Other batches are other programs: a rounding may turn one sign.
+    assert np.mean(np.abs(np.asarray(whole.image) - found.images) < 1e-6) > 0.99
+    assert found.clean.value == 8 / 9
+    assert 0 < found.accuracy.value < found.clean.value
+    linf = np.abs(found.images - images).max((1, 2, 3))
+    assert np.all(linf <= radii + 1e-6)
+    # A run that goes on finds what is there: nothing is attacked again.
+    stored = sorted((tmp_path / "chunks").iterdir())
+    times = [path.stat().st_mtime_ns for path in stored]
+    again = robust_accuracy(classifier, images, labels, attack, key=KEY, batch_size=4, folder=tmp_path)
+    np.testing.assert_array_equal(again.images, found.images)
+    assert again.fell == found.fell
+    assert [path.stat().st_mtime_ns for path in stored] == times
+    with pytest.raises(ValueError, match="differs in key"):
+        robust_accuracy(classifier, images, labels, attack, key=jax.random.key(4), batch_size=4, folder=tmp_path)
+
+
+def test_the_versions_are_those_of_the_papers():
+    assert auto_attack("linf", 0.1).names == ("apgd-ce", "apgd-t", "fab-t", "square")
+    assert auto_attack("l2", 0.1, "plus").names == ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t")
+    linf, l1 = auto_attack("linf", 0.1).members, auto_attack("l1", 3.0).members
+    assert [member.steps for member in linf[:3]] == [100, 100, 100]
+    assert (linf[1].targets, linf[2].targets, linf[3].queries) == (9, 9, 5000)
+    assert [member.restarts for member in linf[:3]] == [1, 1, 1]
+    assert (len(l1), l1[0].restarts, l1[1].targets, l1[2].targets) == (3, 5, 5, 9)
+    plus = auto_attack("linf", 0.1, "plus").members
+    assert [member.restarts for member in (*plus[:3], plus[4], plus[5])] == [5, 5, 5, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: auto_attack("l3", 0.1), 'norm must be "linf"'),
+        (lambda: auto_attack("linf", 0.1, "best"), 'version must be "standard" or "plus"'),
+        (lambda: auto_attack("linf", -0.1), "epsilon must be a finite number of 0 or more"),
+        (lambda: AutoAttack((), ()), "members must be one attack or more"),
+        (lambda: AutoAttack((fgs(0.1),), ("a", "b")), "members must be one attack or more, each with a name"),
+        (lambda: AutoAttack((stack([fgs(0.1)]),), ("a",)), "attack must be a single attack"),
+    ],
+)
+def test_bad_settings_are_named(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_another_kind_of_attack_is_refused_on_the_host():
+    with pytest.raises(TypeError, match="attack must be an AutoAttack"):
+        robust_accuracy(THRESHOLD, IMAGES, LABELS, fgs(0.1), key=KEY)
