@@ -24,11 +24,15 @@ from advjax.attacks.attack import (
     made_finite,
     stack,
 )
+from advjax.attacks.carlini_wagner import carlini_wagner
 from advjax.attacks.constraints import All, Ball, Box, Constraint, L1Ball, L2Ball, LinfBall, Quantize, ball
 from advjax.attacks.criteria import Criterion, Misclassified, TargetReached
+from advjax.attacks.ddn import ddn
 from advjax.attacks.deepfool import DeepFool, deepfool
 from advjax.attacks.directions import L1, L2, Chain, Direction, Inside, Masked, Sign, Tangent, Value
+from advjax.attacks.ead import ead
 from advjax.attacks.faults import Fault, image_faults
+from advjax.attacks.fmn import fmn
 from advjax.attacks.iterative import localized_pgd, pgd, targeted
 from advjax.attacks.lbfgs import lbfgs
 from advjax.attacks.named import fgs, fgv, hard_positive, hot_cold, hot_cold_sign, steepest
@@ -47,6 +51,7 @@ __all__ = [
     "perturb", "Perturbation", "Failure", "Fault", "image_faults",
     "fgs", "fgv", "hot_cold", "hot_cold_sign", "hard_positive", "steepest",
     "pgd", "localized_pgd", "targeted", "apgd", "square", "lbfgs", "deepfool", "random_sign",
+    "ddn", "fmn", "carlini_wagner", "ead",
     "added", "universal_perturbation", "UniversalPerturbation",
     "Part", "Number", "Mask", "made_finite",
     "Attack", "Asks", "Problem", "State", "Move", "Around", "Repeat", "RandomStart", "BestOf", "Finish", "RandomSign",

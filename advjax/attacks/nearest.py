@@ -5,18 +5,22 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from advjax.attacks.attack import Attack, Failure, Problem, State, made_finite
-from advjax.attacks.constraints import All, Box, Quantize
+from advjax.attacks.constraints import All, Box, Constraint, Quantize
+from advjax.attacks.directions import Direction
 from advjax.attacks.objectives import Objective
 from advjax.attacks.part import Mask, Number
 from advjax.attacks.regions import mask_constraints
+from advjax.attacks.settings import check_real
+from advjax.value import value
 
-__all__ = ["Nearest", "NearestFooled", "Reading", "allowed_images", "falling"]
+__all__ = ["Nearest", "NearestFooled", "Reading", "allowed_images", "check_positive", "check_share", "falling"]
 
 
 class Reading(NamedTuple):
-    """What the model says of an image: the objective, its gradient [H, W, C], and whether the criterion is met."""
+    """What the model says of an image: the objective, its gradient [H, W, C], and whether that is what was wanted."""
 
     loss: jax.Array
     gradient: jax.Array
@@ -24,7 +28,7 @@ class Reading(NamedTuple):
 
 
 class Nearest(NamedTuple):
-    """The nearest image so far that met the criterion; infinitely far, and the clean one, where there is none.
+    """The nearest image so far that is answered as wanted; infinitely far, and the clean one, where there is none.
 
     Attributes:
       image, distance: in whichever distance the attack has.
@@ -44,39 +48,43 @@ class Nearest(NamedTuple):
         return cls(state.image, jnp.full_like(state.scale, jnp.inf), no, state.non_finite)
 
     def or_nearer(self, image: jax.Array, distance: jax.Array, met: jax.Array) -> "Nearest":
-        """This one, or `image` where that met the criterion and is nearer."""
+        """This one, or `image` where that is answered as wanted and is nearer."""
         better = met & (distance < self.distance)
-        return self._replace(
-            image=jnp.where(better, image, self.image), distance=jnp.where(better, distance, self.distance)
-        )
+        kept = jnp.where(better, image, self.image), jnp.where(better, distance, self.distance)
+        return Nearest(*kept, self.moved, self.non_finite)
 
-    @property
-    def found(self) -> jax.Array:
-        """Whether there is one."""
-        return jnp.isfinite(self.distance)
-
-    def ends(self, state: State, calls: jax.Array | int) -> State:
+    def ends(self, state: State, calls: int) -> State:
         """The state after an attack that found it, and asked the model `calls` times."""
-        failure = jnp.where(self.found, Failure.NONE, jnp.where(self.moved, Failure.NO_BOUNDARY, Failure.NO_DIRECTION))
-        return state._replace(
-            image=self.image,
-            calls=state.calls + calls,
-            failure=failure.astype(jnp.int32),
-            non_finite=self.non_finite,
-        )
+        failure = jnp.where(self.moved, Failure.NO_BOUNDARY, Failure.NO_DIRECTION)
+        failure = jnp.where(jnp.isfinite(self.distance), Failure.NONE, failure).astype(jnp.int32)
+        calls = state.calls + calls
+        return state._replace(image=self.image, calls=calls, failure=failure, non_finite=self.non_finite)
 
 
+@value
 class NearestFooled(Attack):
-    """Base of attacks that go to and fro across the boundary and keep the nearest image that met their criterion."""
+    """Base of attacks that go to and fro across the boundary and keep the nearest image that is answered as wanted.
+
+    Attributes:
+      objective: what is climbed.
+      mask: forgets its gradient where the user wants no change.
+      constraint: makes an image allowed, grid included.
+    """
 
     objective: Objective
+    mask: Direction
+    constraint: Constraint
 
     def towards(self, targets: Number) -> Attack:
         objective, criterion = self.objective.towards(targets), self.criterion.towards(targets)
-        return dataclasses.replace(self, objective=objective, criterion=criterion)  # type: ignore[type-var]
+        return dataclasses.replace(self, objective=objective, criterion=criterion)
+
+    def wanted(self, logits: jax.Array, label: jax.Array) -> jax.Array:
+        """Whether an image of these logits may be returned, bool."""
+        return self.criterion(logits, label)
 
     def read(self, problem: Problem, image: jax.Array, nearest: Nearest) -> tuple[Reading, Nearest]:
-        """Objective, gradient and criterion at an image, and `nearest` with what was seen of gradients."""
+        """What the model says of an image, and `nearest` with what was seen of gradients."""
 
         def climbed(image: jax.Array) -> tuple[jax.Array, jax.Array]:
             logits = problem.logits(image)
@@ -84,10 +92,10 @@ class NearestFooled(Attack):
 
         (loss, logits), gradient = jax.value_and_grad(climbed, has_aux=True)(image)
         gradient, broken = made_finite(gradient)
-        seen = nearest._replace(
-            moved=nearest.moved | jnp.any(gradient != 0), non_finite=nearest.non_finite | broken
-        )
-        return Reading(loss, gradient, self.criterion(logits, problem.label)), seen
+        gradient, _ = self.mask.update(gradient, self.mask.init(image), image)
+        moved, broken = nearest.moved | jnp.any(gradient != 0), nearest.non_finite | broken
+        reading = Reading(loss, gradient, self.wanted(logits, problem.label))
+        return reading, nearest._replace(moved=moved, non_finite=broken)
 
 
 def allowed_images(mask: Mask | None, levels: int | None) -> All:
@@ -98,4 +106,14 @@ def allowed_images(mask: Mask | None, levels: int | None) -> All:
 
 def falling(k: jax.Array, steps: int, like: jax.Array) -> jax.Array:
     """From 1 in step 0 to almost 0 in the last along half a cosine: (1 + cos(pi k / steps)) / 2."""
-    return 0.5 + 0.5 * jnp.cos(jnp.pi / steps * k.astype(like.dtype))
+    return 0.5 + 0.5 * jnp.cos(k.astype(like.dtype) * (np.pi / steps))
+
+
+def check_positive(name: str, content: object) -> None:
+    """Raises unless `content` is a finite number above 0, or an array of such, one for each image."""
+    check_real(name, content, "a finite number above 0", lambda array: np.isfinite(array) & (array > 0))
+
+
+def check_share(name: str, content: object) -> None:
+    """Raises unless `content` is a number in (0, 1), or an array of such, one for each image."""
+    check_real(name, content, "in (0, 1)", lambda array: (array > 0) & (array < 1))
