@@ -26,13 +26,17 @@ from advjax.attacks.attack import (
 )
 from advjax.attacks.auto_attack import AutoAttack, auto_attack
 from advjax.attacks.boundary import BoundaryAttack, boundary_attack
+from advjax.attacks.carlini_wagner import carlini_wagner
 from advjax.attacks.constraints import All, Ball, Box, Constraint, L1Ball, L2Ball, LinfBall, Quantize, ball
 from advjax.attacks.criteria import Criterion, Misclassified, TargetReached
+from advjax.attacks.ddn import ddn
 from advjax.attacks.deepfool import DeepFool, deepfool
 from advjax.attacks.directions import L1, L2, Chain, Direction, Inside, Masked, Sign, Tangent, Value
+from advjax.attacks.ead import ead
 from advjax.attacks.estimates import Estimated, estimated, straight_through
 from advjax.attacks.fab import Boundaries, fab
 from advjax.attacks.faults import Fault, image_faults
+from advjax.attacks.fmn import fmn
 from advjax.attacks.hop_skip_jump import HopSkipJump, hop_skip_jump
 from advjax.attacks.iterative import localized_pgd, pgd, targeted
 from advjax.attacks.jsma import JSMA, jsma
@@ -59,7 +63,7 @@ __all__ = [
     "perturb", "Perturbation", "Failure", "Fault", "image_faults",
     "fgs", "fgv", "hot_cold", "hot_cold_sign", "hard_positive", "steepest",
     "pgd", "localized_pgd", "targeted", "apgd", "square", "lbfgs", "deepfool", "fab", "auto_attack",
-    "random_sign",
+    "ddn", "fmn", "carlini_wagner", "ead", "random_sign",
     "mi_fgsm", "ni_fgsm", "di_fgsm", "si_fgsm", "ti_fgsm", "vmi_fgsm",
     "expectation_over", "estimated", "straight_through",
     "boundary_attack", "hop_skip_jump", "spatial", "homography", "jsma", "one_pixel", "pasted", "pass_bounded",

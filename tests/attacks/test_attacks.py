@@ -43,11 +43,15 @@ from advjax.attacks import (
     apgd,
     auto_attack,
     boundary_attack,
+    carlini_wagner,
+    ddn,
     deepfool,
     di_fgsm,
+    ead,
     estimated,
     expectation_over,
     fab,
+    fmn,
     homography,
     hop_skip_jump,
     jsma,
@@ -101,6 +105,13 @@ ATTACKS = {
     "lbfgs": lambda **o: lbfgs(steps=6, searches=5, **o),
     "deepfool": lambda **o: deepfool(**o),
     "deepfool linf": lambda **o: deepfool(norm="linf", steps=8, overshoot=0.1, classes=3, **o),
+    "ddn": lambda **o: ddn(steps=20, **o),
+    "fmn": lambda **o: fmn(steps=20, **o),
+    "fmn linf": lambda **o: fmn("linf", steps=20, **o),
+    "fmn l1": lambda **o: fmn("l1", steps=20, **o),
+    "fmn l0": lambda **o: fmn("l0", steps=20, **o),
+    "carlini_wagner": lambda **o: carlini_wagner(searches=3, steps=15, step_size=0.05, first_c=1.0, **o),
+    "ead": lambda **o: ead(searches=3, steps=15, first_c=1.0, **o),
     "apgd linf": lambda **o: apgd(0.1, steps=6, **o),
     "apgd l2": lambda **o: apgd(1.0, norm="l2", steps=6, objective="dlr-targeted", targets=2, **o),
     "apgd l1": lambda **o: apgd(3.0, norm="l1", steps=10, objective="dlr", **o),
@@ -368,7 +379,11 @@ BOUND = {
     "added linf": lambda e, **o: added(np.reshape(e, (-1, 1, 1, 1)) * SIGNS, **o),
     "lbfgs": lambda _e, **o: lbfgs(1, steps=4, searches=3, **o),
     "deepfool": lambda _e, **o: deepfool(steps=4, **o),
+    "ddn": lambda _e, **o: ddn(steps=6, **o),
+    "fmn": lambda _e, **o: fmn("l0", steps=6, **o),
+    "ead": lambda _e, **o: ead(searches=2, steps=4, first_c=10.0, **o),
 }
+FREE = ("lbfgs", "deepfool", "ddn", "fmn", "ead")
 
 
 @pytest.mark.parametrize("name", BOUND)
@@ -387,7 +402,7 @@ def test_any_mask_and_per_image_radius_hold_on_every_pixel(name, seed, scale):
     pixels = np.asarray(result.image)
     np.testing.assert_array_equal(pixels[mask == 0], images[mask == 0])
     np.testing.assert_array_equal(pixels, np.round(pixels * 255).astype(np.uint8) / np.float32(255))
-    if name not in ("lbfgs", "deepfool"):
+    if name not in FREE:
         change = (pixels - images).reshape(4, -1).astype(np.float64)
         size = np.linalg.norm(change, {"l2": 2, "l1": 1}.get(norm, np.inf), axis=1)
         # Rounding inward keeps a level within 1e-4 of it: 1e-4/255 on each of 64 pixels at most.
