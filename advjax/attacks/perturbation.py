@@ -31,7 +31,7 @@ class Perturbation:
         next step of its last run would have had; 0 for attacks that do not go along one ray.
       l0: number of pixel positions changed.
       l1, l2, linf: norms of the difference, in units of [0, 1].
-      calls: evaluations of the model: forward passes, a gradient counting as one.
+      calls: evaluations of the model: forward passes; a gradient counts as one, an estimated one as what it reads.
       failure: a `Failure`, which says why `success` is False.
       non_finite: some gradient of the image held NaN, which counted as 0, or infinity, which counted as the largest
         finite entry.

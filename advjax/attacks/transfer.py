@@ -191,7 +191,7 @@ def vmi_fgsm(
     """
     check_radius("epsilon", epsilon)
     check_radius("beta", beta)
-    tuned = VarianceTuned(jnp.asarray(beta) * jnp.asarray(epsilon), neighbors)
+    tuned = VarianceTuned(jnp.asarray(beta, jnp.float32) * jnp.asarray(epsilon, jnp.float32), neighbors)
     return _iterated(epsilon, steps, step_size, decay, mask, levels, first=(tuned,))
 
 
@@ -209,7 +209,7 @@ def _iterated(
     check_radius("epsilon", epsilon)
     check_count("steps", steps)
     if step_size is None:
-        step_size = jnp.asarray(epsilon) / steps
+        step_size = jnp.asarray(epsilon, jnp.float32) / steps
     check_radius("step_size", step_size)
     momentum = Momentum(decay, step_size if nesterov else 0.0)
     direction = Chain((*first, *mask_directions(mask), momentum, Sign()))
