@@ -28,6 +28,7 @@ from advjax.attacks.constraints import All, Ball, Box, Constraint, L1Ball, L2Bal
 from advjax.attacks.criteria import Criterion, Misclassified, TargetReached
 from advjax.attacks.deepfool import DeepFool, deepfool
 from advjax.attacks.directions import L1, L2, Chain, Direction, Inside, Masked, Sign, Tangent, Value
+from advjax.attacks.divergence import Divergence, NormalStart
 from advjax.attacks.faults import Fault, image_faults
 from advjax.attacks.iterative import localized_pgd, pgd, targeted
 from advjax.attacks.lbfgs import lbfgs
@@ -49,10 +50,11 @@ __all__ = [
     "pgd", "localized_pgd", "targeted", "apgd", "square", "lbfgs", "deepfool", "random_sign",
     "added", "universal_perturbation", "UniversalPerturbation",
     "Part", "Number", "Mask", "made_finite",
-    "Attack", "Asks", "Problem", "State", "Move", "Around", "Repeat", "RandomStart", "BestOf", "Finish", "RandomSign",
+    "Attack", "Asks", "Problem", "State", "Move", "Around", "Repeat", "RandomStart", "NormalStart", "BestOf", "Finish",
+    "RandomSign",
     "Added", "DeepFool",
     "Stack", "stack",
-    "Objective", "CrossEntropy", "Margin", "Targeted", "TargetedDLR", "HotCold",
+    "Objective", "CrossEntropy", "Margin", "Targeted", "TargetedDLR", "HotCold", "Divergence",
     "Criterion", "Misclassified", "TargetReached", "criterion_of",
     "Direction", "Sign", "Value", "L2", "L1", "Masked", "Inside", "Tangent", "Chain",
     "Search", "Found", "Fixed", "Boundary",
