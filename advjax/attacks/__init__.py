@@ -32,6 +32,7 @@ from advjax.attacks.criteria import Criterion, Misclassified, TargetReached
 from advjax.attacks.ddn import ddn
 from advjax.attacks.deepfool import DeepFool, deepfool
 from advjax.attacks.directions import L1, L2, Chain, Direction, Inside, Masked, Sign, Tangent, Value
+from advjax.attacks.divergence import Divergence, NormalStart
 from advjax.attacks.ead import ead
 from advjax.attacks.estimates import Estimated, estimated, straight_through
 from advjax.attacks.fab import Boundaries, fab
@@ -81,4 +82,5 @@ __all__ = [
     "Search", "Found", "Fixed", "Boundary",
     "Constraint", "Box", "Ball", "LinfBall", "L2Ball", "L1Ball", "ball", "Within", "Quantize", "All", "PassAtLeast",
     "Region", "Standard", "Background", "Exact", "Broad", "Pixels", "named_region",
+    "NormalStart", "Divergence",
 ]  # fmt: skip

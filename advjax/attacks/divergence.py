@@ -23,7 +23,7 @@ class Divergence(Objective):
 
     Example:
       >>> from advjax import pgd
-      >>> from advjax.attacks.divergence import Divergence
+      >>> from advjax.attacks import Divergence
       >>> attack = pgd(0.031, step_size=0.007, steps=10, objective=Divergence())
     """
 

@@ -7,8 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
-from advjax.attacks import Problem, perturb, pgd
-from advjax.attacks.divergence import Divergence, NormalStart
+from advjax.attacks import Divergence, NormalStart, Problem, fgs, perturb, pgd
 from advjax.classifier import from_nnx
 from advjax.entropy import divergences
 from advjax.keys import image_keys
@@ -265,13 +264,9 @@ def test_a_layer_without_a_gradient_stays_finite(batch):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
 
 
-# Attacks that begin far from the image: signs of tiny gradients would hang on the order of sums.
 STEPS = {
     "free": free(optax.adam(0.01), 0.1, shape=(8, 6, 6, 1), replays=2),
-    "awp": watched(
-        awp(train_step(optax.sgd(0.05), attack=pgd(0.1, step_size=0.05, steps=2), loss=Trades()), 0.05),
-        pgd(0.1, step_size=0.05, steps=2),
-    ),
+    "awp": awp(train_step(optax.sgd(0.05), attack=fgs(0.1)), 0.05),
 }
 
 
@@ -299,7 +294,7 @@ def test_free_training_goes_on_to_the_same_bits(tmp_path):
 
 
 def test_an_axis_of_devices_makes_the_step_of_the_whole_batch(state, batch):
-    attack = pgd(0.1, step_size=0.1, steps=1)
+    attack = fgs(0.1)
     whole, parts = (
         watched(awp(train_step(SGD, attack=attack, axis_name=name), 0.3), attack, images=8) for name in (None, "data")
     )

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from advjax.attacks import pgd
-from advjax.attacks.divergence import NormalStart
+from advjax.attacks import NormalStart, pgd
 from advjax.entropy import cross_entropies, divergences, widened
 from advjax.training.pair_loss import PairLoss
 from advjax.training.step import Step, train_step

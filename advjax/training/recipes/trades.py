@@ -7,8 +7,7 @@ from typing import Any
 import jax
 import optax
 
-from advjax.attacks import pgd
-from advjax.attacks.divergence import Divergence, NormalStart
+from advjax.attacks import Divergence, NormalStart, pgd
 from advjax.entropy import cross_entropies, divergences
 from advjax.training.pair_loss import PairLoss
 from advjax.training.step import Step, train_step
