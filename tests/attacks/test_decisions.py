@@ -30,8 +30,17 @@ def distances(norm):
     return np.abs(GAPS) / (np.linalg.norm(SLOPE) if norm == "l2" else np.abs(SLOPE).sum())
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-@pytest.mark.parametrize("levels", [None, 256])
+SLOW = {("boundary", None), ("l2", None), ("l2", 256)}
+
+
+@pytest.mark.parametrize(
+    ("name", "levels"),
+    [
+        pytest.param(name, levels, id=f"{levels}-{name}", marks=[pytest.mark.slow] if (name, levels) in SLOW else [])
+        for name in ATTACKS
+        for levels in (None, 256)
+    ],
+)
 def test_the_distance_to_a_linear_boundary_is_the_closed_form(name, levels):
     build, norm = ATTACKS[name]
     result = perturb(build(queries=1500, levels=levels), CLASSIFIER, IMAGES, LABELS, KEY)
@@ -56,7 +65,7 @@ def test_queries_are_counted_and_images_that_cannot_be_fooled_are_given_up(build
     np.testing.assert_array_equal(wrong.image, IMAGES)
 
 
-@pytest.mark.parametrize("build", [boundary_attack, hop_skip_jump])
+@pytest.mark.parametrize("build", [pytest.param(boundary_attack, marks=pytest.mark.slow), hop_skip_jump])
 def test_a_target_is_reached_and_no_other_class(build):
     w = np.random.default_rng(1).normal(size=(16, 3)).astype(np.float32)
     classifier = from_function(linear, {"w": jnp.asarray(w), "b": -jnp.asarray(w.sum(0) / 2)})

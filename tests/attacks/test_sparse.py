@@ -43,8 +43,10 @@ def written_out(image, label, target, theta, gamma, pairs, mask):
     return image
 
 
-@pytest.mark.parametrize("target", [None, 2])
-@pytest.mark.parametrize("pairs", [True, False])
+@pytest.mark.parametrize(
+    ("pairs", "target"),
+    [(True, None), (False, 2), *(pytest.param(*other, marks=pytest.mark.slow) for other in ((True, 2), (False, None)))],
+)
 def test_jsma_is_its_algorithm_written_out(pairs, target):
     mask = np.ones((4, 4, 1), np.int32)
     mask[1, 2] = mask[3, 0] = 0
