@@ -168,7 +168,8 @@ class Boundaries(Attack):
         others = problem.clean_logits.shape[-1] - 1
         classes = 1 if self.targets is None else min(self.targets, others)
         turns = classes * self.restarts * self.steps
-        attacked = (jnp.argmax(problem.clean_logits) == problem.label) & self.criterion.possible(problem.label)
+        right = jnp.argmax(problem.clean_logits).astype(problem.label.dtype) == problem.label
+        attacked = right & self.criterion.possible(problem.label)
 
         def unfinished(way: _Way) -> jax.Array:
             over = jnp.zeros_like(attacked) if self.within is None else jnp.isfinite(way.distance)

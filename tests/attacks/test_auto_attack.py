@@ -72,6 +72,18 @@ def test_as_one_attack_it_finds_the_same_from_the_same_draws():
     assert set(np.asarray(result.failure)[[3]]) == {Failure.NOT_FOOLED}
 
 
+def test_the_members_draw_apart_and_alike_in_both():
+    ATTACKED.clear()
+    perturb(THREE, THRESHOLD, jnp.asarray(IMAGES[3:4]), jnp.asarray(LABELS[3:4]), KEY)
+    jax.effects_barrier()
+    once = set(ATTACKED)
+    assert len({draw for *_, draw in once}) == 3
+    ATTACKED.clear()
+    robust_accuracy(THRESHOLD, IMAGES[3:4], LABELS[3:4], THREE, key=KEY, batch_size=1, devices=jax.devices()[:1])
+    jax.effects_barrier()
+    assert set(ATTACKED) == once
+
+
 def test_in_a_batch_no_member_runs_once_all_images_are_done():
     ATTACKED.clear()
     perturb(THREE, THRESHOLD, jnp.asarray(IMAGES[:2]), jnp.asarray(LABELS[:2]), KEY)
