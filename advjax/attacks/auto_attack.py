@@ -105,7 +105,7 @@ class AutoAttack(Attack):
         return self.members[0].criterion
 
     def step(self, problem: Problem, state: State) -> State:
-        right = jnp.argmax(problem.clean_logits) == problem.label
+        right = jnp.argmax(problem.clean_logits).astype(problem.label.dtype) == problem.label
         wanted = right & self.criterion.possible(problem.label)
         for place, member in enumerate(self.members):
             state, wanted = _attacked(member, jax.random.fold_in(state.key, place), problem, state, wanted)

@@ -133,7 +133,7 @@ class Boundaries(Attack):
       around: the ball of radius 1, whose draws restarts begin at, scaled.
       mask: forgets the gradient outside the mask.
       grid: the rounding under which the model is read.
-      target: None; or the one class that is looked at.
+      target: None; or the one class that is looked at, against the best of all others.
       the others: as there.
     """
 
@@ -168,7 +168,8 @@ class Boundaries(Attack):
         others = problem.clean_logits.shape[-1] - 1
         classes = 1 if self.targets is None else min(self.targets, others)
         turns = classes * self.restarts * self.steps
-        attacked = (jnp.argmax(problem.clean_logits) == problem.label) & self.criterion.possible(problem.label)
+        right = jnp.argmax(problem.clean_logits).astype(problem.label.dtype) == problem.label
+        attacked = right & self.criterion.possible(problem.label)
 
         def unfinished(way: _Way) -> jax.Array:
             over = jnp.zeros_like(attacked) if self.within is None else jnp.isfinite(way.distance)
@@ -256,10 +257,14 @@ class Boundaries(Attack):
         read_at = self.grid(point, problem.image)
         logits, pull = jax.vjp(problem.logits, read_at)
         one_hot = functools.partial(jax.nn.one_hot, num_classes=logits.shape[-1], dtype=logits.dtype)
-        cotangents = one_hot(classes) - one_hot(problem.label)[None]
+        # A target must lead over all others, not only over the label.
+        rival = problem.label
+        if self.target is not None:
+            rival = jnp.argmax(jnp.where(one_hot(classes[0]) > 0, -jnp.inf, logits))
+        cotangents = one_hot(classes) - one_hot(rival)[None]
         slopes, broken = jax.vmap(lambda cotangent: made_finite(pull(cotangent)[0]))(cotangents)
         slopes = jax.vmap(lambda slope: self.mask.update(slope, self.mask.init(point), point)[0])(slopes)
-        values = logits[classes] - logits[problem.label]
+        values = logits[classes] - logits[rival]
         # ||slope||_q is what the slope gains along the ray of norm 1 that it is steepest along.
         ray = steepest_ray(self.norm)
         sizes = jax.vmap(lambda slope: jnp.sum(slope * ray.ray(slope)))(slopes)

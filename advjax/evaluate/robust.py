@@ -13,7 +13,6 @@ from advjax.attacks.attack import Attack, check_count
 from advjax.attacks.auto_attack import AutoAttack
 from advjax.attacks.perturb import perturb_in_silence
 from advjax.classifier import Classifier
-from advjax.data.transforms import to_float
 from advjax.evaluate.batches import Batch, Batches, make_batches, slice_attack
 from advjax.evaluate.checks import check_attack, check_key, check_models
 from advjax.evaluate.findings import model_bits, naming, warn_of_models
@@ -21,6 +20,7 @@ from advjax.evaluate.intervals import Accuracy, accuracy_of
 from advjax.evaluate.measure import Judge, judge_of, measure_clean
 from advjax.evaluate.store import Chunks, open_chunks
 from advjax.evaluate.stream import progress_bar
+from advjax.evaluate.whole_sets import pixels
 from advjax.fingerprint import fingerprint
 
 __all__ = ["RobustAccuracy", "robust_accuracy"]
@@ -164,7 +164,7 @@ class _Run:
 
 def _over_members(run: _Run, attack: AutoAttack, clean: np.ndarray, advance: Callable[[int], Any]) -> RobustAccuracy:
     left, by, calls = clean.copy(), np.full(len(clean), -1, np.int32), np.ones(len(clean), np.int32)
-    images, fell, faults = np.array(to_float(run.batches.images)), {}, np.zeros(0, np.int32)
+    images, fell, faults = np.array(pixels(run.batches.images)), {}, np.zeros(0, np.int32)
     for place, (name, member) in enumerate(zip(attack.names, attack.members, strict=True)):
         rows = np.flatnonzero(left).astype(np.int32)
         with naming(f"member {name!r}"):

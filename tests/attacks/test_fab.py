@@ -11,7 +11,7 @@ from tests.models_for_tests import grid_images, linear, linear_weights
 
 # Far from 0 and 1, so that the box does not matter.
 IMAGES = (0.5 + 0.02 * np.random.default_rng(0).normal(size=(8, 6, 6, 1))).astype(np.float32)
-WEIGHTS = {"w": linear_weights(7)["w"] * jnp.array([[0.1, 0.1, 0.4, 0.05]]), "b": jnp.zeros(4)}
+WEIGHTS = {"w": linear_weights(7)["w"] * jnp.array([[0.1, 0.1, 0.4, 0.05]]), "b": jnp.array([0, 0, 0.2, -0.2])}
 LINEAR = from_function(linear, WEIGHTS)
 LABELS = LINEAR(jnp.asarray(IMAGES)).argmax(-1).astype(jnp.int32)
 KEY = jax.random.key(0)
@@ -24,7 +24,7 @@ def attacked(attack, classifier=LINEAR, images=IMAGES, labels=LABELS):
 def distances(norm):
     """To the boundary of the label with each other class [8, 4], infinite for the label itself."""
     w = np.asarray(WEIGHTS["w"], np.float64)
-    logits = IMAGES.reshape(8, -1).astype(np.float64) @ w
+    logits = IMAGES.reshape(8, -1).astype(np.float64) @ w + np.asarray(WEIGHTS["b"], np.float64)
     dual = {"linf": 1, "l2": 2, "l1": np.inf}[norm]
     own = np.asarray(LABELS)
     found = np.full((8, 4), np.inf)
@@ -124,7 +124,7 @@ def test_a_restart_begins_elsewhere_and_keeps_the_nearest():
 def test_clean_mistakes_and_flat_models_are_left_alone():
     wrong = attacked(fab(steps=3, levels=None), labels=(LABELS + 1) % 4)
     np.testing.assert_array_equal(wrong.calls, 2)
-    flat = from_function(linear, {"w": jnp.zeros((36, 2)), "b": jnp.array([1.0, 0.0])})
+    flat = from_function(linear, {"w": jnp.zeros((36, 2)), "b": jnp.array([3.0, 0.0])})
     result = attacked(fab(steps=3), flat, grid_images(0, (2, 6, 6, 1)), jnp.zeros(2, jnp.int32))
     assert set(np.asarray(result.failure)) == {Failure.NO_DIRECTION}
     np.testing.assert_array_equal(result.image, grid_images(0, (2, 6, 6, 1)))
