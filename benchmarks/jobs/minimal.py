@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from advjax import hot_cold, lbfgs, perturb
+from advjax import ddn, fmn, hot_cold, lbfgs, perturb
 from benchmarks.harness import Answers, Case, Job
 from benchmarks.target import Target
 
