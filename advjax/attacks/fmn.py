@@ -135,7 +135,7 @@ class FastMinimumNorm(NearestFooled):
         else:
             steepness = jnp.linalg.norm(reading.gradient.reshape(-1), _ORDERS[self.norm][1])
             ahead = distance + jnp.abs(reading.loss) / steepness
-            larger = jnp.where(best.found, larger, jnp.maximum(larger, ahead))
+            larger = jnp.where(jnp.isfinite(best.distance), larger, jnp.maximum(larger, ahead))
         return jnp.where(reading.met, jnp.minimum(smaller, best.distance), larger)
 
     def _projected(self, point: jax.Array, origin: jax.Array, radius: jax.Array) -> jax.Array:
@@ -144,7 +144,9 @@ class FastMinimumNorm(NearestFooled):
         change = (point - origin).reshape(-1)
         # By rank and not by threshold: on a digit many entries have changed by 1.
         ranks = jnp.argsort(jnp.argsort(jnp.abs(change), descending=True))
-        return origin + jnp.where(ranks < radius, change, jnp.zeros_like(change)).reshape(origin.shape)
+        return origin + jnp.where(ranks.astype(radius.dtype) < radius, change, jnp.zeros_like(change)).reshape(
+            origin.shape
+        )
 
     def _size(self, change: jax.Array) -> jax.Array:
         size: jax.Array = jnp.linalg.norm(change.reshape(-1), _ORDERS[self.norm][0])

@@ -57,8 +57,8 @@ class Nearest(NamedTuple):
         """The state after an attack that found it, and asked the model `calls` times."""
         failure = jnp.where(self.moved, Failure.NO_BOUNDARY, Failure.NO_DIRECTION)
         failure = jnp.where(jnp.isfinite(self.distance), Failure.NONE, failure).astype(jnp.int32)
-        calls = state.calls + calls
-        return state._replace(image=self.image, calls=calls, failure=failure, non_finite=self.non_finite)
+        asked = state.calls + calls
+        return state._replace(image=self.image, calls=asked, failure=failure, non_finite=self.non_finite)
 
 
 @value
@@ -77,7 +77,8 @@ class NearestFooled(Attack):
 
     def towards(self, targets: Number) -> Attack:
         objective, criterion = self.objective.towards(targets), self.criterion.towards(targets)
-        return dataclasses.replace(self, objective=objective, criterion=criterion)
+        # The criterion is a field of those who derive from this.
+        return dataclasses.replace(self, objective=objective, criterion=criterion)  # type: ignore[call-arg]
 
     def wanted(self, logits: jax.Array, label: jax.Array) -> jax.Array:
         """Whether an image of these logits may be returned, bool."""
