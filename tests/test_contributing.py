@@ -9,6 +9,7 @@ import pytest
 
 from advjax import Failure, from_function, perturb, stack
 from advjax.attacks import All, Box, CrossEntropy, Fixed, LinfBall, Move, Repeat, Sign
+from tests.attacks.test_attacks import ATTACKS
 from tests.models_for_tests import grid_images, linear, linear_weights
 
 (SKELETONS,) = re.findall(
@@ -80,3 +81,14 @@ def test_a_class_that_derives_from_no_kind_is_told_so():
     brighter = skeletons(SKELETONS.replace("(Constraint)", ""))["Brighter"]
     with pytest.raises(TypeError, match=r"derives from its kind in advjax.attacks, Objective.*got Brighter"):
         perturb(Move(CrossEntropy(), Sign(), Fixed(0.1), brighter()), CLASSIFIER, IMAGES, LABELS)
+
+
+def test_the_table_of_attacks_has_every_attack_and_what_it_asks():
+    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text().split("## The attacks")[1].split("## Add a")[0]
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    asks = {name: row[3] for row in rows for name in re.findall(r"`(\w+)`", row[0])}
+    assert all(len(row) == 5 for row in rows)
+    for name, attack in {name.split()[0]: make() for name, make in ATTACKS.items()}.items():
+        assert attack.asks in asks[name] or asks[name] == "its attack's", name
+    beside = {"generated", "universal_perturbation", "universal_patch", "pass_bounded"}
+    assert set(asks) - beside == {name.split()[0] for name in ATTACKS}
