@@ -31,8 +31,8 @@ def log_mean_probability(logits: jax.Array) -> jax.Array:
     """`log (1/N) sum_i softmax(h_i)` of several logits h [N, ..., K] -> [..., K]; the logits of one as they are.
 
     >>> both = log_mean_probability(jnp.log(jnp.array([[0.5, 0.5], [0.1, 0.9]])))
-    >>> jnp.exp(both).round(4).tolist()
-    [0.30000001192092896, 0.699999988079071]
+    >>> [f"{share:.3f}" for share in jnp.exp(both)]
+    ['0.300', '0.700']
     """
     if logits.shape[0] == 1:
         return logits[0]
