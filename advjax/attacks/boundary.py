@@ -32,9 +32,9 @@ def boundary_attack(*, queries: int = 5000, mask: Mask | None = None, levels: in
     and goes to p' if that fools.  Each fifth query asks about q alone: where more than half of ten of these fool, the
     boundary is flat, and delta and epsilon grow by 1.5; below a fifth they shrink.  Of 30 p' more than a quarter
     should fool, or a tenth: else epsilon alone grows or shrinks.  The paper gives no windows; a quarter, a tenth and
-    the start of 0.01 are Foolbox's.  The model is read at the image as it would be returned, and that is where the walk
-    goes on: a proposal is rounded to the level above or below at random, with the nearer one the likelier, so that on
-    average steps of less than half a level are made too.
+    the start of 0.01 are Foolbox's.  The model is read at the image as it would be returned, and that rounded image
+    is where the walk goes on from; steps that are too short to change it count as failures towards x, and as
+    successes across, so that delta grows until they do.
 
     Args:
       queries: most evaluations of the model, the start included; the paper makes far more than 10,000.
@@ -93,16 +93,15 @@ class BoundaryAttack(DecisionSearch):
         start, query = self._blended(problem, start, query)
 
         def again(s: _Walk) -> _Walk:
-            step_key, level_key = jax.random.split(jax.random.fold_in(key, s.query))
             way, radius = s.image - origin, jnp.linalg.norm(s.image - origin)
-            noise = self.masked(jax.random.normal(step_key, origin.shape, origin.dtype))
+            noise = self.masked(jax.random.normal(jax.random.fold_in(key, s.query), origin.shape, origin.dtype))
             outward = L2().ray(way)
             aside = L2().ray(noise - jnp.sum(noise * outward) * outward)
             turned = origin + (way + s.across * radius * aside) / jnp.sqrt(1 + s.across**2)
             turned = self.within(turned, origin)
             probing = s.query % _PROBE_EVERY == 0
             proposed = jnp.where(probing, turned, L2Ball((1 - s.inward) * radius)(turned, origin))
-            seen = self.read(problem, proposed + self._dither(level_key, origin))
+            seen = self.read(problem, proposed)
             moved = seen.fooled & ~probing & (jnp.linalg.norm(seen.image - origin) < radius)
             probes, steps = s.probes.after(probing, seen.fooled, 10), s.steps.after(~probing, moved, 30)
             both, alone = probes.factor(probing, 10, 0.2, 0.5), steps.factor(~probing, 30, 0.1, 0.25)
@@ -119,12 +118,6 @@ class BoundaryAttack(DecisionSearch):
         walk = _Walk(query, start.image, first, first, _Counted(none, none), _Counted(none, none))
         walk = jax.lax.while_loop(lambda s: start.fooled & (s.query < self.queries), again, walk)
         return walk.image, walk.query
-
-    def _dither(self, key: jax.Array, origin: jax.Array) -> jax.Array:
-        """What makes rounding to the nearest level random; nothing, where there is no rounding."""
-        if self.grid is None:
-            return jnp.zeros_like(origin)
-        return jax.random.uniform(key, origin.shape, origin.dtype, -0.5, 0.5) / (self.grid.levels - 1)
 
     def _blended(self, problem: Problem, start: Seen, query: jax.Array) -> tuple[Seen, jax.Array]:
         """The start as near to the image, on the straight way, as a bisection finds that it fools."""
