@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from advjax import fgs, pgd
-from advjax.evaluate import Report, Sweep, evaluate, sweep
+from advjax import auto_attack, fgs, pgd
+from advjax.evaluate import Report, Sweep, evaluate, robust_accuracy, sweep
 from benchmarks.harness import Answers, Case, Job, Run
 from benchmarks.jobs.attacks import fgs_loop
-from benchmarks.target import Target, torch_with_all_cores
+from benchmarks.target import Target, import_peer, torch_with_all_cores
 
 __all__ = ["JOBS"]
 
@@ -93,7 +93,45 @@ def _resnet50(images: int, smoke: bool) -> Case:
     )
 
 
+def _auto_attack(name: str, images: int, epsilon: float, steps: int, queries: int, smoke: bool) -> Case:
+    target = Target.of(name, 2 if smoke else images)
+    steps, queries = (1, 2) if smoke else (steps, queries)
+    attack = auto_attack("linf", epsilon, steps=steps, queries=queries)
+
+    def ours() -> np.ndarray:
+        data, key = (target.images, target.labels), jax.random.key(0)
+        return robust_accuracy(target.known.classifier, *data, attack, key=key, batch_size=len(target.images)).images
+
+    def torchattacks() -> Run:
+        torch_with_all_cores()
+        made = import_peer("torchattacks").AutoAttack(target.copy, norm="Linf", eps=epsilon, seed=0)
+        # Ten steps of each are its default, where the paper, and we, have a hundred.
+        for member in made._autoattack.attacks:
+            member.steps, member.n_queries = steps, queries
+        return lambda: made(*target.tensors)
+
+    return Case(
+        ours=ours,
+        peers={"torchattacks": torchattacks},
+        judge=target.judge(epsilon),
+        # Losses are of the images that each keeps.
+        bars={"fooled": 1.0 if smoke else 0.05, "loss": None},
+        operations=steps * target.gradient_operations(),
+        moved=target.bytes(steps),
+        counted=f"XLA's count of one plain gradient, times the {steps} steps of the first member alone",
+        notes=target.known.weights,
+    )
+
+
 JOBS: Mapping[str, Job] = {
+    "auto-lenet": Job(
+        "AutoAttack (20 steps, 200 queries) of 64 images on LeNet, epsilon 0.1: robust_accuracy",
+        partial(_auto_attack, "lenet", 64, 0.1, 20, 200),
+    ),
+    "auto-resnet20": Job(
+        "AutoAttack (20 steps, 200 queries) of 32 images on ResNet-20, epsilon 8/255: robust_accuracy",
+        partial(_auto_attack, "resnet20", 32, 8 / 255, 20, 200),
+    ),
     "sweep-lenet": Job("PGD-40 at eight epsilons, 256 images on LeNet: sweep in one call", partial(_sweep, 256, 40)),
     "evaluate-resnet50": Job(
         "evaluate ResNet-50 at 224x224 on 8 images: clean, and under FGS", partial(_resnet50, 8), alone=True
