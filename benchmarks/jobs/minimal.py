@@ -74,7 +74,7 @@ def _hot_cold(images: int, smoke: bool) -> Case:
 
 JOBS: Mapping[str, Job] = {
     "minimal-lenet": Job(
-        "smallest L2 change of 64 images on LeNet: lbfgs (12 x 40 steps) against our and others' DDN and FMN of 300 steps",
+        "smallest L2 change of 64 images on LeNet: lbfgs (12 x 40 steps), DDN and FMN (300 steps), ours and others'",
         partial(_lbfgs, 64, 300),
     ),
     "hot-cold-lenet": Job(

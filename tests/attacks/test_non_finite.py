@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from advjax import Failure, fgs, from_function, perturb, pgd
-from advjax.attacks import BestOf, apgd, deepfool, lbfgs, square
+from advjax.attacks import BestOf, apgd, ddn, deepfool, ead, fmn, lbfgs, square
 from advjax.attacks.attack import made_finite
 from tests.models_for_tests import grid_images, linear, linear_weights
 
@@ -21,8 +21,11 @@ ATTACKS = {
     "apgd": apgd(0.1, steps=4, random_start=False),
     "lbfgs": lbfgs(steps=4, searches=4),
     "deepfool": deepfool(),
+    "ddn": ddn(steps=20),
+    "fmn": fmn("l1", steps=20),
+    "ead": ead(searches=3, steps=10),
 }
-SLOW = {"pgd", "restarts"}
+SLOW = {"pgd", "restarts", "fmn", "ead"}
 
 
 @jax.custom_vjp
