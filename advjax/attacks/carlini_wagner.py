@@ -113,7 +113,7 @@ class Traded(NearestFooled):
 
         start = _Bracket(state.scale, state.scale + jnp.inf, state.scale + self.first_c, Nearest.none(state))
         last: _Bracket = jax.lax.fori_loop(0, self.searches, again, start)
-        return last.nearest.ends(state, self.searches * self.calls)
+        return last.nearest.ends(problem, state, self.searches * self.calls)
 
     @abstractmethod
     def minimize(self, problem: Problem, c: jax.Array, nearest: Nearest) -> tuple[jax.Array, Nearest]:

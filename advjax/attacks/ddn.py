@@ -100,4 +100,4 @@ class DecoupledNorm(NearestFooled):
 
         start = _Walk(state.image, state.scale + self.init_norm, Nearest.none(state))
         last: _Walk = jax.lax.fori_loop(0, self.steps, again, start)
-        return last.nearest.ends(state, self.steps)
+        return last.nearest.ends(problem, state, self.steps)

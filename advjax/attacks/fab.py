@@ -202,7 +202,8 @@ class Boundaries(Attack):
         last = jax.lax.while_loop(unfinished, move, first)
         failure = jnp.where(jnp.isfinite(last.distance), Failure.NONE, Failure.NO_BOUNDARY)
         failure = jnp.where(last.moved, failure, Failure.NO_DIRECTION).astype(jnp.int32)
-        calls = state.calls + last.turn * (1 + (others if self.targets is None else 1))
+        planes = others if self.targets is None else 1
+        calls = state.calls + last.turn * (1 + planes * problem.gradient_calls)
         return state._replace(image=last.image, calls=calls, failure=failure, non_finite=last.non_finite)
 
     def _drawn(self, problem: Problem, key: jax.Array, nearest: jax.Array) -> jax.Array:

@@ -118,7 +118,7 @@ class FastMinimumNorm(NearestFooled):
 
         start = _Walk(state.image, state.scale + (1.0 if self.norm == "l0" else 0.0), Nearest.none(state))
         last: _Walk = jax.lax.fori_loop(0, self.steps, again, start)
-        return last.nearest.ends(state, self.steps)
+        return last.nearest.ends(problem, state, self.steps)
 
     def _next_radius(
         self,

@@ -120,7 +120,7 @@ class JSMA(Attack):
         last = jax.lax.while_loop(unfinished, again, first)
         return state._replace(
             image=last.image,
-            calls=state.calls + 3 * last.steps,
+            calls=state.calls + last.steps * (2 * problem.gradient_calls + 1),
             failure=jnp.where(last.stuck, Failure.NO_DIRECTION, Failure.NONE).astype(jnp.int32),
             non_finite=last.non_finite,
         )

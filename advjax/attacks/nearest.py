@@ -53,11 +53,11 @@ class Nearest(NamedTuple):
         kept = jnp.where(better, image, self.image), jnp.where(better, distance, self.distance)
         return Nearest(*kept, self.moved, self.non_finite)
 
-    def ends(self, state: State, calls: int) -> State:
-        """The state after an attack that found it, and asked the model `calls` times."""
+    def ends(self, problem: Problem, state: State, reads: int) -> State:
+        """The state after an attack that found it in so many reads of the model with its gradient."""
         failure = jnp.where(self.moved, Failure.NO_BOUNDARY, Failure.NO_DIRECTION)
         failure = jnp.where(jnp.isfinite(self.distance), Failure.NONE, failure).astype(jnp.int32)
-        asked = state.calls + calls
+        asked = state.calls + reads * problem.gradient_calls
         return state._replace(image=self.image, calls=asked, failure=failure, non_finite=self.non_finite)
 
 
@@ -86,12 +86,7 @@ class NearestFooled(Attack):
 
     def read(self, problem: Problem, image: jax.Array, nearest: Nearest) -> tuple[Reading, Nearest]:
         """What the model says of an image, and `nearest` with what was seen of gradients."""
-
-        def climbed(image: jax.Array) -> tuple[jax.Array, jax.Array]:
-            logits = problem.logits(image)
-            return self.objective(logits, problem.label, problem.clean_logits), logits
-
-        (loss, logits), gradient = jax.value_and_grad(climbed, has_aux=True)(image)
+        (loss, logits), gradient = jax.value_and_grad(problem.climbed(self.objective), has_aux=True)(image)
         gradient, broken = made_finite(gradient)
         gradient, _ = self.mask.update(gradient, self.mask.init(image), image)
         moved, broken = nearest.moved | jnp.any(gradient != 0), nearest.non_finite | broken

@@ -226,9 +226,8 @@ class SpatialDescent(Spatial):
             warped = self.warped(problem.image, parameters)
             image = self.constraint(warped, problem.image)
             # Read where it would be returned; rounding has no slope, and counts as none.
-            logits = problem.logits(warped + jax.lax.stop_gradient(image - warped))
-            margin = self.criterion.margin(logits, problem.label)
-            return self.objective(logits, problem.label, problem.clean_logits), (image, margin)
+            value, logits = problem.climbed(self.objective)(warped + jax.lax.stop_gradient(image - warped))
+            return value, (image, self.criterion.margin(logits, problem.label))
 
         def again(_: int, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
             parameters, image, margin, broken = carry
@@ -241,7 +240,8 @@ class SpatialDescent(Spatial):
         start = bounds * jax.random.uniform(state.key, bounds.shape, bounds.dtype, -1.0)
         first = (start, problem.image, jnp.full_like(problem.image, -jnp.inf, shape=()), state.non_finite)
         _, image, _, broken = jax.lax.fori_loop(0, self.tries, again, first)
-        return state._replace(image=image, calls=state.calls + self.tries, non_finite=broken)
+        calls = state.calls + self.tries * problem.gradient_calls
+        return state._replace(image=image, calls=calls, non_finite=broken)
 
 
 def _larger(one: tuple[jax.Array, jax.Array], other: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

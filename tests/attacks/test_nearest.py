@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advjax import carlini_wagner, ddn, ead, fmn, from_function, perturb
-from tests.models_for_tests import grid_images, linear_weights
+from advjax import Failure, carlini_wagner, ddn, ead, fmn, from_function, perturb
+from advjax.attacks import targeted
+from tests.models_for_tests import grid_images, linear, linear_weights
 
 ORDER = {"linf": np.inf, "l2": 2, "l1": 1, "l0": 0}
 
@@ -274,6 +275,15 @@ def test_towards_a_class_and_from_a_wrong_one(name):
     wrong = perturb(SHORT[name], CLASSIFIER, images, jnp.asarray((LABELS + 1) % 5, jnp.int32))
     assert set(np.asarray(wrong.failure)) == {Failure.ALREADY_MISCLASSIFIED}
     np.testing.assert_array_equal(wrong.image, IMAGES)
+
+
+def test_a_wrong_answer_is_left_alone_however_much_confidence_is_wanted():
+    labels = (LABELS + 1) % 5
+    logits = np.asarray(CLASSIFIER(jnp.asarray(IMAGES)))
+    margins = logits.max(-1) - logits[np.arange(6), labels]
+    attack = carlini_wagner(searches=3, steps=25, step_size=0.05, first_c=1.0, confidence=margins + 0.1)
+    result = perturb(attack, CLASSIFIER, jnp.asarray(IMAGES), jnp.asarray(labels, jnp.int32))
+    np.testing.assert_array_equal(result.image, IMAGES)
 
 
 @pytest.mark.parametrize("name", ["ddn", "carlini_wagner"])
