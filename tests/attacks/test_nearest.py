@@ -277,6 +277,15 @@ def test_towards_a_class_and_from_a_wrong_one(name):
     np.testing.assert_array_equal(wrong.image, IMAGES)
 
 
+def test_a_wrong_answer_is_left_alone_however_much_confidence_is_wanted():
+    labels = (LABELS + 1) % 5
+    logits = np.asarray(CLASSIFIER(jnp.asarray(IMAGES)))
+    margins = logits.max(-1) - logits[np.arange(6), labels]
+    attack = carlini_wagner(searches=3, steps=25, step_size=0.05, first_c=1.0, confidence=margins + 0.1)
+    result = perturb(attack, CLASSIFIER, jnp.asarray(IMAGES), jnp.asarray(labels, jnp.int32))
+    np.testing.assert_array_equal(result.image, IMAGES)
+
+
 @pytest.mark.parametrize("name", ["ddn", "carlini_wagner"])
 def test_reasons_of_failure(name):
     attack = {
