@@ -111,7 +111,9 @@ class Traded(NearestFooled):
             low, high = jnp.where(reached, b.low, b.c), jnp.where(reached, b.c, b.high)
             return _Bracket(low, high, jnp.where(jnp.isinf(high), 10 * b.c, 0.5 * (low + high)), nearest)
 
-        start = _Bracket(state.scale, state.scale + jnp.inf, state.scale + self.first_c, Nearest.none(state))
+        start = _Bracket(
+            state.scale, state.scale + jnp.inf, state.scale + self.first_c, self.nothing_yet(problem, state)
+        )
         last: _Bracket = jax.lax.fori_loop(0, self.searches, again, start)
         return last.nearest.ends(problem, state, self.searches * self.calls)
 

@@ -98,6 +98,6 @@ class DecoupledNorm(NearestFooled):
             change = change * (norm / jnp.where(size > 0, size, 1.0))
             return _Walk(self.constraint(origin + change, origin), norm, nearest)
 
-        start = _Walk(state.image, state.scale + self.init_norm, Nearest.none(state))
+        start = _Walk(state.image, state.scale + self.init_norm, self.nothing_yet(problem, state))
         last: _Walk = jax.lax.fori_loop(0, self.steps, again, start)
         return last.nearest.ends(problem, state, self.steps)

@@ -116,7 +116,7 @@ class FastMinimumNorm(NearestFooled):
             point = walk.point + self.step_size * (0.01 + 0.99 * share) * L2().ray(reading.gradient)
             return _Walk(jnp.clip(self._projected(point, origin, radius), 0.0, 1.0), radius, nearest)
 
-        start = _Walk(state.image, state.scale + (1.0 if self.norm == "l0" else 0.0), Nearest.none(state))
+        start = _Walk(state.image, state.scale + (1.0 if self.norm == "l0" else 0.0), self.nothing_yet(problem, state))
         last: _Walk = jax.lax.fori_loop(0, self.steps, again, start)
         return last.nearest.ends(problem, state, self.steps)
 

@@ -41,12 +41,6 @@ class Nearest(NamedTuple):
     moved: jax.Array
     non_finite: jax.Array
 
-    @classmethod
-    def none(cls, state: State) -> "Nearest":
-        """Before the first image is read."""
-        no = jnp.zeros_like(state.non_finite)
-        return cls(state.image, jnp.full_like(state.scale, jnp.inf), no, state.non_finite)
-
     def or_nearer(self, image: jax.Array, distance: jax.Array, met: jax.Array) -> "Nearest":
         """This one, or `image` where that is answered as wanted and is nearer."""
         better = met & (distance < self.distance)
@@ -79,6 +73,12 @@ class NearestFooled(Attack):
         objective, criterion = self.objective.towards(targets), self.criterion.towards(targets)
         # The criterion is a field of those who derive from this.
         return dataclasses.replace(self, objective=objective, criterion=criterion)  # type: ignore[call-arg]
+
+    def nothing_yet(self, problem: Problem, state: State) -> Nearest:
+        """Before the first image is read.  Nothing is nearer than a clean image that is answered wrongly already."""
+        wrong = self.criterion(problem.clean_logits, problem.label)
+        distance = jnp.where(wrong, state.scale, jnp.inf)
+        return Nearest(state.image, distance, jnp.zeros_like(state.non_finite), state.non_finite)
 
     def wanted(self, logits: jax.Array, label: jax.Array) -> jax.Array:
         """Whether an image of these logits may be returned, bool."""
