@@ -91,4 +91,5 @@ def operations_of(function: Callable[..., Any], *arguments: Any) -> float:
     """
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), arguments)
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        return float(jax.jit(function).lower(*shapes).cost_analysis()["flops"])
+        counts: Any = jax.jit(function).lower(*shapes).cost_analysis()
+    return float(counts["flops"])

@@ -11,6 +11,7 @@ from advjax.attacks.criteria import Criterion
 from advjax.attacks.fab import fab
 from advjax.attacks.part import Mask, Number
 from advjax.attacks.square import square
+from advjax.attacks.views import expectation_over
 from advjax.value import static, value
 
 __all__ = ["AutoAttack", "auto_attack"]
@@ -19,11 +20,12 @@ __all__ = ["AutoAttack", "auto_attack"]
 def auto_attack(
     norm: Literal["linf", "l2", "l1"],
     epsilon: Number,
-    version: Literal["standard", "plus"] = "standard",
+    version: Literal["standard", "plus", "rand"] = "standard",
     *,
     steps: int = 100,
     targets: int = 9,
     queries: int = 5000,
+    draws: int = 20,
     mask: Mask | None = None,
     levels: int | None = 256,
 ) -> "AutoAttack":
@@ -31,7 +33,8 @@ def auto_attack(
 
     "standard" runs `apgd` on the cross-entropy, `apgd` on the targeted DLR, `fab` towards targets, and `square`.
     "plus" runs `apgd` on the cross-entropy and on the DLR and untargeted `fab`, each with five restarts, `square`, and
-    the two that have targets.  For l1, `apgd` on the cross-entropy has five restarts in "standard" too, the targeted
+    the two that have targets.  "rand" is for models that draw random numbers: `apgd` on the cross-entropy and on the
+    DLR, each on the mean over fresh draws (`expectation_over`).  For l1, `apgd` on the cross-entropy has five restarts in "standard" too, the targeted
     one goes through at most five classes, and there is no `square`, which has no l1 form here.
 
     An image that one of them has turned goes to none of those after it.  In a batch each runs until its last image is
@@ -44,6 +47,7 @@ def auto_attack(
       steps: of each run of `apgd` and `fab`.
       targets: classes that the targeted ones go through.
       queries: of `square`.
+      draws: of a random model for each gradient, in "rand".
       mask, levels: as for `fgs`.
 
     Raises:
@@ -54,12 +58,15 @@ def auto_attack(
       >>> auto_attack("linf", 8 / 255).names
       ('apgd-ce', 'apgd-t', 'fab-t', 'square')
     """
-    if version not in ("standard", "plus"):
-        raise ValueError(f'version must be "standard" or "plus", got {version!r}')
+    if version not in ("standard", "plus", "rand"):
+        raise ValueError(f'version must be "standard", "plus" or "rand", got {version!r}')
     plus = version == "plus"
     restarts = 5 if plus or norm == "l1" else 1
     shared: dict[str, Any] = {"mask": mask, "levels": levels}
     climbing = {"norm": norm, "steps": steps, **shared}
+    if version == "rand":
+        single = apgd(epsilon, **climbing), apgd(epsilon, objective="dlr", **climbing)
+        return AutoAttack(tuple(expectation_over(one, draws=draws) for one in single), ("apgd-ce", "apgd-dlr"))
     ce = apgd(epsilon, restarts=restarts, **climbing)
     fewer = min(targets, 5) if norm == "l1" and not plus else targets
     apgd_t = apgd(epsilon, objective="dlr-targeted", targets=fewer, **climbing)

@@ -11,8 +11,8 @@ from advjax.attacks.faults import Fault, model_texts
 __all__ = ["model_bits", "naming", "warn_of_models"]
 
 _RANDOM = (
-    "the model draws random numbers: each attack climbed one fixed draw, and {answers}; robustness needs an attack on "
-    "the mean over many draws (`expectation_over`)"
+    "the model draws random numbers: an attack climbs one fixed draw, unless it is one on the mean over many "
+    "(`expectation_over`), which robustness needs; {answers}"
 )
 
 

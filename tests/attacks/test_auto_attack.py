@@ -130,11 +130,37 @@ def test_the_versions_are_those_of_the_papers():
     assert [member.restarts for member in (*plus[:3], plus[4], plus[5])] == [5, 5, 5, 1, 1]
 
 
+@pytest.mark.filterwarnings("ignore:the classifier draws random numbers")
+@pytest.mark.filterwarnings("ignore:classifier. the model draws random numbers")
+def test_the_version_for_random_models_climbs_the_mean_over_draws():
+    weights = jnp.asarray(np.random.default_rng(5).choice(np.float32([-1, 1]), 64))
+    images = (np.random.default_rng(1).integers(100, 156, (12, 8, 8, 1)) / np.float32(255)).astype(np.float32)
+    labels = np.asarray((images.reshape(12, -1) - 0.5) @ np.asarray(weights) < 0, np.int32)
+
+    def dropping(variables, images):
+        """Sees an eighth of the pixels, at random; never answers 2."""
+        key, weights = variables
+        kept = jax.random.bernoulli(key, 1 / 8, (1, *images.shape[1:])).astype(images.dtype)
+        score = ((images - 0.5) * kept).reshape(images.shape[0], -1) @ weights
+        return 20 * jnp.stack([score, -score, jnp.full_like(score, -9.0)], -1)
+
+    classifier = from_function(dropping, (jax.random.key(3), weights))
+    rand = auto_attack("linf", 0.05, "rand", steps=8, draws=16)
+    assert rand.names == ("apgd-ce", "apgd-dlr")
+    one = AutoAttack(tuple(member.attack for member in rand.members), rand.names)
+    left = [
+        robust_accuracy(classifier, images, labels, attack, key=KEY, draws=31).accuracy.value for attack in (one, rand)
+    ]
+    assert left[0] > 0.3
+    assert left[1] == 0
+    assert [member.view.draws for member in auto_attack("l2", 0.1, "rand").members] == [20, 20]
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
         (lambda: auto_attack("l3", 0.1), 'norm must be "linf"'),
-        (lambda: auto_attack("linf", 0.1, "best"), 'version must be "standard" or "plus"'),
+        (lambda: auto_attack("linf", 0.1, "best"), 'version must be "standard", "plus"'),
         (lambda: auto_attack("linf", -0.1), "epsilon must be a finite number of 0 or more"),
         (lambda: AutoAttack((), ()), "members must be one attack or more"),
         (lambda: AutoAttack((fgs(0.1),), ("a", "b")), "members must be one attack or more, each with a name"),
