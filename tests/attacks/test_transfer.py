@@ -18,9 +18,13 @@ KEY = jax.random.key(0)
 EPSILON, STEPS = 0.125, 6
 
 
+@jax.jit
+def slope(x):
+    return jax.grad(lambda x: optax.softmax_cross_entropy_with_integer_labels(CLASSIFIER(x), LABELS).sum())(x)
+
+
 def gradient(x):
-    total = jax.grad(lambda x: optax.softmax_cross_entropy_with_integer_labels(CLASSIFIER(x), LABELS).sum())
-    return np.asarray(total(jnp.asarray(x, jnp.float32)))
+    return np.asarray(slope(jnp.asarray(x, jnp.float32)))
 
 
 def bell(size):
