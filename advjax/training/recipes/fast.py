@@ -25,8 +25,8 @@ def fast(
         x' = clip(P(x + u + step_factor epsilon sign(grad J(x + u))), 0, 1),    u uniform in the linf ball of epsilon,
 
     P the projection onto that ball: one gradient for the attack, one for the weights. The paper has a learning rate
-    that rises and falls (`advjax.training.triangular`). From a step of 2 epsilon on such networks overfit to this very
-    step, with larger balls sooner; `watched` warns of it, by ten steps of PGD.
+    that rises and falls (`advjax.training.triangular`). With longer steps, larger balls or more epochs a network can
+    overfit to this very step; `watched` warns of it, by ten steps of PGD.
 
     Args:
         optimizer, epsilon, levels, options: as for `trades`.
