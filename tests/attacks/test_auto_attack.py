@@ -11,7 +11,7 @@ from advjax import Failure, auto_attack, fgs, from_function, perturb, stack
 from advjax.attacks import Attack, AutoAttack, Number, Problem, State
 from advjax.evaluate import robust_accuracy
 from advjax.value import number, static, value
-from tests.models_for_tests import convolutional, convolutional_weights, grid_images
+from tests.models_for_tests import linear, linear_weights
 
 ATTACKED: list[tuple[str, int]] = []
 
@@ -91,31 +91,53 @@ def test_in_a_batch_no_member_runs_once_all_images_are_done():
     assert {name for name, *_ in ATTACKED} == {"a", "b"}
 
 
-def test_the_four_of_the_paper_find_the_same_in_any_batches(tmp_path):
-    classifier = from_function(convolutional, convolutional_weights())
-    images = grid_images(5, (9, 8, 8, 1))
-    labels = np.asarray(classifier(jnp.asarray(images)).argmax(-1)).astype(np.int32)
-    labels[0] = (labels[0] + 1) % 5
-    radii = np.linspace(0.002, 0.06, 9, dtype=np.float32)
-    attack = auto_attack("linf", radii, steps=5, targets=2, queries=15)
-    whole = perturb(attack, classifier, jnp.asarray(images), jnp.asarray(labels), KEY)
-    found = robust_accuracy(classifier, images, labels, attack, key=KEY, batch_size=4, folder=tmp_path)
-    np.testing.assert_array_equal(whole.success, found.by >= 0)
-    # Other batches are other programs: a rounding may turn one sign.
-    assert np.mean(np.abs(np.asarray(whole.image) - found.images) < 1e-6) > 0.99
-    assert found.clean.value == 8 / 9
-    assert 0 < found.accuracy.value < found.clean.value
-    linf = np.abs(found.images - images).max((1, 2, 3))
-    assert np.all(linf <= radii + 1e-6)
-    # A run that goes on finds what is there: nothing is attacked again.
+def test_a_run_that_was_killed_goes_on_and_another_one_is_refused(tmp_path):
+    options = {"key": KEY, "batch_size": 2, "folder": tmp_path}
+    found = robust_accuracy(THRESHOLD, IMAGES, LABELS, THREE, **options)
     stored = sorted((tmp_path / "chunks").iterdir())
-    times = [path.stat().st_mtime_ns for path in stored]
-    again = robust_accuracy(classifier, images, labels, attack, key=KEY, batch_size=4, folder=tmp_path)
+    # All five clean; of those left four, three and two.
+    assert len(stored) == 3 + 2 + 2 + 1
+    stored[-1].unlink()
+    times = [path.stat().st_mtime_ns for path in stored[:-1]]
+    ATTACKED.clear()
+    again = robust_accuracy(THRESHOLD, IMAGES, LABELS, THREE, **options)
+    jax.effects_barrier()
+    assert {name for name, *_ in ATTACKED} == {"c"}
     np.testing.assert_array_equal(again.images, found.images)
     assert again.fell == found.fell
-    assert [path.stat().st_mtime_ns for path in stored] == times
+    assert [path.stat().st_mtime_ns for path in stored[:-1]] == times
     with pytest.raises(ValueError, match="differs in key"):
-        robust_accuracy(classifier, images, labels, attack, key=jax.random.key(4), batch_size=4, folder=tmp_path)
+        robust_accuracy(THRESHOLD, IMAGES, LABELS, THREE, **{**options, "key": jax.random.key(4)})
+
+
+@pytest.mark.slow
+def test_the_four_of_the_paper_find_the_same_in_any_batches():
+    """On a linear model, whose distances to the boundary are a certificate that no attack may break."""
+    # Far from 0 and 1, so that the box does not matter.
+    images = 0.5 + 0.02 * np.random.default_rng(0).normal(size=(9, 6, 6, 1))
+    images = (np.round(images * 255) / np.float32(255)).astype(np.float32)
+    weights = {"w": linear_weights(7, classes=5)["w"] * 0.1, "b": jnp.zeros(5)}
+    classifier = from_function(linear, weights)
+    w = np.asarray(weights["w"], np.float64)
+    logits = images.reshape(9, -1) @ w
+    labels = logits.argmax(-1).astype(np.int32)
+    gaps = logits[np.arange(9), labels][:, None] - logits
+    sizes = np.abs(w[:, None, :] - w[:, labels, None]).sum(0)
+    distances = np.where(gaps > 0, gaps / np.where(sizes > 0, sizes, 1), np.inf).min(1)
+    labels[0] = (labels[0] + 1) % 5
+    # One gray level more than the distance is enough, whatever rounding costs; a tenth less never is.
+    inside = np.arange(9) % 2 == 1
+    radii = np.where(inside, distances + 1 / 255, 0.9 * distances).astype(np.float32)
+    attack = auto_attack("linf", radii, steps=5, targets=2, queries=15)
+    whole = perturb(attack, classifier, jnp.asarray(images), jnp.asarray(labels), KEY)
+    found = robust_accuracy(classifier, images, labels, attack, key=KEY, batch_size=4)
+    np.testing.assert_array_equal(whole.success, inside)
+    np.testing.assert_array_equal(found.by >= 0, inside)
+    np.testing.assert_array_equal(found.images, whole.image)
+    np.testing.assert_array_equal(found.correct, ~inside & (np.arange(9) > 0))
+    assert sum(found.fell.values()) == inside.sum()
+    linf = np.abs(found.images - images).max((1, 2, 3))
+    assert np.all(linf <= radii + 1e-6)
 
 
 def test_the_versions_are_those_of_the_papers():
