@@ -8,7 +8,7 @@ README = Path(__file__).parents[1] / "README.md"
 
 def test_code_runs(tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     monkeypatch.chdir(tmp_path)
     scope: dict[str, object] = {}
     for block in blocks:

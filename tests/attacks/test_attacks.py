@@ -38,6 +38,7 @@ from advjax.attacks import (
     Quantize,
     Repeat,
     Sign,
+    Stack,
     Targeted,
     added,
     apgd,
@@ -273,6 +274,34 @@ def test_an_attack_asks_no_more_of_the_model_than_it_says(name, problem):
 
     again = perturb(attack, from_function(less, convolutional_weights()), images, labels, jax.random.key(0))
     np.testing.assert_array_equal(again.image, result.image)
+
+
+def asked_by(attack, image, label):
+    """The result on one image, and how often the model was evaluated for it, beside the checks of the model."""
+    count = []
+
+    def counted(weights, images):
+        jax.debug.callback(lambda _: count.append(1), images[0, 0, 0, 0])
+        return convolutional(weights, images)
+
+    result = perturb(attack, from_function(counted, convolutional_weights()), image, label, jax.random.key(0))
+    jax.effects_barrier()
+    return result, len(count)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seen", ["plainly", "by estimated gradients"])
+@pytest.mark.parametrize("name", ATTACKS)
+def test_no_attack_asks_the_model_more_often_than_it_says(name, seen, problem):
+    _, images, labels = problem
+    attack = ATTACKS[name]()
+    if seen == "by estimated gradients":
+        if isinstance(attack, Stack) or attack.asks != "gradients":
+            pytest.skip("takes no gradients, or several attacks at once")
+        attack = estimated(attack, samples=2)
+    nothing, checks = asked_by(added(np.zeros((8, 8, 1), np.float32)), images[:1], labels[:1])
+    result, asked = asked_by(attack, images[:1], labels[:1])
+    assert asked - checks <= np.sum(result.calls - nothing.calls)
 
 
 def test_every_named_attack_is_in_the_table():
