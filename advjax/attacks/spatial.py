@@ -61,7 +61,7 @@ def spatial(
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from advjax import from_function, perturb, spatial
-      >>> classifier = from_function(lambda w, x: jnp.stack([x[:, 2, 2, 0], w * x[:, 2, 1, 0]], -1), 2.0)
+      >>> classifier = from_function(lambda w, x: w * jnp.stack([x[:, 2, 2, 0], 2 * x[:, 2, 1, 0]], -1), 2.0)
       >>> images = jnp.zeros((1, 5, 5, 1)).at[0, 2, 2].set(1.0)
       >>> attack = spatial(0.0, 1.0, rotations=1, translations=3)
       >>> result = perturb(attack, classifier, images, jnp.array([0]))
