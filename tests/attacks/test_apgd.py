@@ -237,8 +237,8 @@ def test_no_gradient_is_no_direction():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: apgd(0.1, norm="l1"), 'norm must be "linf" or "l2"'),
-        (lambda: apgd(0.1, objective="dlr"), 'objective must be "ce" or "dlr-targeted"'),
+        (lambda: apgd(0.1, norm="l0"), 'norm must be "linf", "l2" or "l1"'),
+        (lambda: apgd(0.1, objective="margin"), 'objective must be "ce", "dlr" or "dlr-targeted"'),
         (lambda: apgd(0.1, steps=0), "steps must be an integer of 1 or more"),
         (lambda: apgd(-0.1), "epsilon must be a finite number of 0 or more"),
         (lambda: apgd(0.1, restarts=2, random_start=False), "restarts must be 1 without random_start"),
