@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from advjax import from_function, perturb, pgd
-from advjax.attacks import TargetedDLR, apgd, targeted
+from advjax.attacks import DLR, TargetedDLR, apgd, targeted
 from advjax.attacks.apgd import checkpoints
 from tests.models_for_tests import convolutional, convolutional_weights, grid_images
 
@@ -113,6 +113,11 @@ def test_the_ratio_is_numpys_and_forgets_shift_and_scale():
     assert TargetedDLR(2)(clean * 50 + 7, jnp.int32(2), clean) == pytest.approx(float(got), rel=1e-5)
     with pytest.raises(ValueError, match="needs 4 classes or more, got 3"):
         TargetedDLR()(clean[:3], jnp.int32(0), clean[:3])
+    for label, other in ((2, 0), (0, 2)):
+        untargeted = DLR()(clean * 50 + 7, jnp.int32(label), clean)
+        assert untargeted == pytest.approx((logits[other] - logits[label]) / (3.0 - 0.25), rel=1e-5)
+    with pytest.raises(ValueError, match="needs 3 classes or more, got 2"):
+        DLR()(clean[:2], jnp.int32(0), clean[:2])
 
 
 @pytest.fixture(scope="module")
