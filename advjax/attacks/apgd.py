@@ -51,7 +51,7 @@ def apgd(
 
     The model is read at the rounded image, never at the point between the levels that the recursion goes on from, so
     that what is judged is what is returned: of all images on the way, the one of largest margin.  With `levels=None`
-    the two are one, and it is the paper's algorithm.  For l1 it is another one: see
+    the two are one, and it is the paper's algorithm.  For l1 it is another one, in
     `advjax.attacks.apgd_l1`.
 
     Args:

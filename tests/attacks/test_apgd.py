@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from advjax import from_function, perturb, pgd
-from advjax.attacks import TargetedDLR, apgd, targeted
+from advjax.attacks import DLR, TargetedDLR, apgd, targeted
 from advjax.attacks.apgd import checkpoints
 from tests.models_for_tests import convolutional, convolutional_weights, grid_images
 
@@ -113,6 +113,11 @@ def test_the_ratio_is_numpys_and_forgets_shift_and_scale():
     assert TargetedDLR(2)(clean * 50 + 7, jnp.int32(2), clean) == pytest.approx(float(got), rel=1e-5)
     with pytest.raises(ValueError, match="needs 4 classes or more, got 3"):
         TargetedDLR()(clean[:3], jnp.int32(0), clean[:3])
+    for label, other in ((2, 0), (0, 2)):
+        untargeted = DLR()(clean * 50 + 7, jnp.int32(label), clean)
+        assert untargeted == pytest.approx((logits[other] - logits[label]) / (3.0 - 0.25), rel=1e-5)
+    with pytest.raises(ValueError, match="needs 3 classes or more, got 2"):
+        DLR()(clean[:2], jnp.int32(0), clean[:2])
 
 
 @pytest.fixture(scope="module")
@@ -237,8 +242,8 @@ def test_no_gradient_is_no_direction():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: apgd(0.1, norm="l1"), 'norm must be "linf" or "l2"'),
-        (lambda: apgd(0.1, objective="dlr"), 'objective must be "ce" or "dlr-targeted"'),
+        (lambda: apgd(0.1, norm="l0"), 'norm must be "linf", "l2" or "l1"'),
+        (lambda: apgd(0.1, objective="margin"), 'objective must be "ce", "dlr" or "dlr-targeted"'),
         (lambda: apgd(0.1, steps=0), "steps must be an integer of 1 or more"),
         (lambda: apgd(-0.1), "epsilon must be a finite number of 0 or more"),
         (lambda: apgd(0.1, restarts=2, random_start=False), "restarts must be 1 without random_start"),

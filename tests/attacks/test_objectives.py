@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from advjax.attacks import CrossEntropy, HotCold, Margin, Targeted, TargetedDLR
+from advjax.attacks import DLR, CrossEntropy, HotCold, Margin, Targeted, TargetedDLR
 from advjax.attacks.checks import check_asked
 from tests.models_for_tests import convolutional, convolutional_weights, grid_images
 
@@ -55,7 +55,7 @@ def test_hot_cold_gradient_is_the_jacobian_transposed_times_omega(rank):
     np.testing.assert_allclose(gradient, expected, rtol=2e-5, atol=1e-5)
 
 
-RATIOS = [TargetedDLR(1), TargetedDLR(5)]
+RATIOS = [TargetedDLR(1), TargetedDLR(5), DLR()]
 HOT_COLD = [HotCold(1), HotCold(5), HotCold(None, 5)]
 
 
