@@ -34,8 +34,9 @@ def auto_attack(
     "standard" runs `apgd` on the cross-entropy, `apgd` on the targeted DLR, `fab` towards targets, and `square`.
     "plus" runs `apgd` on the cross-entropy and on the DLR and untargeted `fab`, each with five restarts, `square`, and
     the two that have targets.  "rand" is for models that draw random numbers: `apgd` on the cross-entropy and on the
-    DLR, each on the mean over fresh draws (`expectation_over`).  For l1, `apgd` on the cross-entropy has five restarts in "standard" too, the targeted
-    one goes through at most five classes, and there is no `square`, which has no l1 form here.
+    DLR, each on the mean over fresh draws (`expectation_over`).  For l1, `apgd` on the cross-entropy has five restarts
+    in "standard" too, the targeted one goes through at most five classes, and there is no `square`, which has no l1
+    form here.
 
     An image that one of them has turned goes to none of those after it.  In a batch each runs until its last image is
     done: `advjax.evaluate.robust_accuracy` gives each only the images that are left, and finds the same.
