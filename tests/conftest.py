@@ -6,8 +6,9 @@ import pathlib
 
 # Before JAX is imported: the devices are made when its backend starts. Ten thousand small programs are compiled here,
 # each run a few times: a lower level of LLVM's optimizations takes a tenth of the time away.
-_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1"
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import hypothesis
