@@ -29,6 +29,8 @@ __all__ = ["Boundaries", "fab"]
 # The radius from half of which restarts begin where no epsilon is given and nothing was found: the authors' own.
 _RADII = {"linf": 0.3, "l2": 1.0, "l1": 5.0}
 _DISTANCES = {"linf": linf, "l2": l2, "l1": l1}
+# What is beyond a linearized boundary by less than this share of the way to it is at it.
+_BEYOND = 1e-4
 
 
 def fab(
@@ -229,8 +231,11 @@ class Boundaries(Attack):
         # The step that the rounded image needs, from the unrounded point: what rounding swallows adds up.  Where it
         # swallowed all, nothing may draw the point back.
         alpha = jnp.where(jnp.any(read_at != origin), alpha, 0.0)
-        after = (1 - alpha) * (point + self.eta * ways[0]) + alpha * (origin + self.eta * ways[1])
-        after = jnp.clip(after, 0.0, 1.0)
+        after = jnp.clip(_between(alpha, point + self.eta * ways[0], origin + self.eta * ways[1]), 0.0, 1.0)
+        # Where all that was changed is at 0 or 1 the box takes the overshoot back: others must change for it.
+        beyond, _ = jax.vmap(project, (0, None, 0))(ends, slope, self.eta * gains)
+        short = jnp.sum(slope * (after - read_at)) <= -value_there * (1 + _BEYOND)
+        after = jnp.where(short, jnp.clip(_between(alpha, point + beyond[0], origin + beyond[1]), 0.0, 1.0), after)
         after = jnp.where(found, after, point)
         image = self.grid(after, origin)
         logits = problem.logits(image)
@@ -274,3 +279,7 @@ class Boundaries(Attack):
         nearest = jnp.argmin(distances)
         value_there = jnp.where(reachable[nearest], values[nearest], 0.0)
         return slopes[nearest], value_there, read_at, reachable[nearest], jnp.any(broken)
+
+
+def _between(share: jax.Array, point: jax.Array, other: jax.Array) -> jax.Array:
+    return (1 - share) * point + share * other
