@@ -233,7 +233,7 @@ class Boundaries(Attack):
         alpha = jnp.where(jnp.any(read_at != origin), alpha, 0.0)
         after = jnp.clip(_between(alpha, point + self.eta * ways[0], origin + self.eta * ways[1]), 0.0, 1.0)
         # Where all that was changed is at 0 or 1 the box takes the overshoot back: others must change for it.
-        beyond, _ = jax.vmap(project, (0, None, 0))(ends, slope, self.eta * gains)
+        beyond, _ = jax.vmap(project, (0, None, 0))(ends, slope, jnp.asarray(self.eta) * gains)
         short = jnp.sum(slope * (after - read_at)) <= -value_there * (1 + _BEYOND)
         after = jnp.where(short, jnp.clip(_between(alpha, point + beyond[0], origin + beyond[1]), 0.0, 1.0), after)
         after = jnp.where(found, after, point)
