@@ -4,11 +4,8 @@ import gc
 import os
 import pathlib
 
-# Before JAX is imported: the devices are made when its backend starts. Ten thousand small programs are compiled here,
-# each run a few times: without LLVM's optimizations they take a third less time.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-)
+# Before JAX is imported: the devices are made when its backend starts.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import hypothesis
