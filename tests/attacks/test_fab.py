@@ -60,6 +60,19 @@ def test_the_box_is_met_on_the_way():
     np.testing.assert_array_equal(result.image[0, :2], 0)
 
 
+def test_where_the_box_takes_the_overshoot_back_others_change():
+    """In l1 two pixels of 0.5 go to 0 and are at the boundary exactly: to be beyond it a third must change."""
+
+    def sums(weights, images):
+        total = images.sum((1, 2, 3))
+        return jnp.stack([total, weights - total], -1)
+
+    images, labels = np.full((1, 2, 2, 1), 0.5, np.float32), np.zeros(1, np.int32)
+    result = attacked(fab(norm="l1", steps=20, levels=None), from_function(sums, jnp.float32(2)), images, labels)
+    assert result.success.all()
+    assert 1 < result.l1[0] < 1.01
+
+
 def test_of_the_targets_it_takes_those_that_come_next():
     """One target is the class that comes second, whose boundary need not be the nearest."""
     logits = np.array(LINEAR(jnp.asarray(IMAGES)))
